@@ -1,0 +1,1 @@
+"""What every step shares: atomic writes, step results, tracking."""

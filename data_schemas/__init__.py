@@ -1,0 +1,1 @@
+"""The data contracts that every step and model reads and writes."""

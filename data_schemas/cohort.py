@@ -1,0 +1,245 @@
+"""The cohort contract: the folder that ``ingest`` writes and every later step reads.
+
+A cohort is a folder of Parquet tables, one image array and a manifest. Patients appear in one fixed order; the
+order never depends on the pseudonyms, so that results do not change with the pseudonym key.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field
+
+from data_schemas.errors import InputError
+
+CONTRACT_VERSION = 1
+TIME = pa.timestamp("us", tz="UTC")
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "patients": pa.schema(
+        [
+            ("patient_id", pa.string()),
+            ("label", pa.string()),
+            ("labels", pa.list_(pa.string())),
+            ("site", pa.string()),
+            ("sex", pa.string()),
+            ("birth_year", pa.int32()),
+        ]
+    ),
+    "annotations": pa.schema(
+        [("patient_id", pa.string()), ("annotator", pa.string()), ("label", pa.string()), ("time", TIME)]
+    ),
+    "devices": pa.schema(
+        [
+            ("device_id", pa.string()),
+            ("channel", pa.string()),
+            ("gain", pa.float64()),
+            ("bias", pa.float64()),
+            ("clock_offset_seconds", pa.float64()),
+        ]
+    ),
+    "observations": pa.schema(
+        [
+            ("patient_id", pa.string()),
+            ("device_id", pa.string()),
+            ("channel", pa.string()),
+            ("time", TIME),
+            ("value", pa.float64()),
+            ("unit", pa.string()),
+        ]
+    ),
+    "notes": pa.schema([("patient_id", pa.string()), ("time", TIME), ("text", pa.string())]),
+    "images": pa.schema(
+        [("patient_id", pa.string()), ("time", TIME), ("modality", pa.string()), ("row", pa.int64())]
+    ),
+    "rejected": pa.schema(
+        [("file", pa.string()), ("row", pa.int64()), ("field", pa.string()), ("reason", pa.string())]
+    ),
+}
+
+
+class _Contract(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Channel(_Contract):
+    """One physiological channel of the series."""
+
+    name: str = Field(description="Channel name, as in channels.yaml")
+    unit: str = Field(description="Canonical unit, UCUM")
+    low: float = Field(description="Lowest plausible value, in that unit")
+    high: float = Field(description="Highest plausible value, in that unit")
+
+
+class ImageShape(_Contract):
+    """Shape of every image of the cohort."""
+
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    channels: int = Field(ge=1)
+
+
+class SourceFile(_Contract):
+    """One source file, or one group of files whose names would tell who the patients are."""
+
+    name: str
+    bytes: int = Field(ge=0)
+    sha256: str
+
+
+class Manifest(_Contract):
+    """What a cohort holds, readable without opening its tables."""
+
+    contract_version: int = CONTRACT_VERSION
+    name: str
+    classes: list[str] = Field(description="Class names in their fixed order")
+    channels: list[Channel]
+    image: ImageShape | None = Field(description="None where the whole cohort has no image")
+    counts: dict[str, int] = Field(description="Rows of each table, and rejected rows")
+    sources: list[SourceFile] = Field(default_factory=list)
+    provenance: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+    digest: str = Field(description="SHA-256 of the content; the same for any pseudonym key")
+
+    @property
+    def channel_names(self) -> list[str]:
+        """Channel names in their fixed order."""
+        return [channel.name for channel in self.channels]
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """A cohort folder, opened for reading.
+
+    Attributes:
+        folder: Where it lies.
+        manifest: Its manifest.
+    """
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: Path) -> Cohort:
+        """Open a cohort folder.
+
+        Args:
+            folder: The output of ``ingest``.
+
+        Returns:
+            The cohort; tables are read when asked for.
+
+        Raises:
+            InputError: The folder has no manifest, or one of another contract version.
+        """
+        path = folder / "manifest.json"
+        if not path.is_file():
+            raise InputError("is not a cohort: it has no manifest.json", file=str(folder), remedy="Run ingest first")
+        content = json.loads(path.read_text())
+        if content.get("contract_version") != CONTRACT_VERSION:
+            raise InputError(
+                f"has contract version {content.get('contract_version')!r}, not {CONTRACT_VERSION}",
+                file=str(path),
+                remedy="Ingest the source again",
+            )
+        return cls(folder=folder, manifest=Manifest.model_validate(content))
+
+    def table(self, name: str, columns: list[str] | None = None) -> pd.DataFrame:
+        """Read one table.
+
+        Args:
+            name: A key of ``SCHEMAS``.
+            columns: Columns to read; all by default.
+
+        Returns:
+            The table; empty with the right columns where the cohort has no such file.
+        """
+        path = self.folder / f"{name}.parquet"
+        if not path.is_file():
+            empty = SCHEMAS[name].empty_table()
+            return (empty.select(columns) if columns else empty).to_pandas()
+        return pq.read_table(path, columns=columns).to_pandas()
+
+    @cached_property
+    def patients(self) -> pd.DataFrame:
+        """One row a patient, in the cohort's order."""
+        return self.table("patients")
+
+    @property
+    def observations(self) -> pd.DataFrame:
+        """Observations, sorted by patient (in the order of ``patients``), channel and time."""
+        return self.table("observations")
+
+    @property
+    def devices(self) -> pd.DataFrame:
+        """Calibration certificates; empty where the source has none."""
+        return self.table("devices")
+
+    @property
+    def notes(self) -> pd.DataFrame:
+        """Clinical notes."""
+        return self.table("notes")
+
+    @property
+    def image_index(self) -> pd.DataFrame:
+        """One row an image; ``row`` points into ``images``."""
+        return self.table("images")
+
+    @property
+    def rejected(self) -> pd.DataFrame:
+        """Every row of the sources that was not taken, with the reason."""
+        return self.table("rejected")
+
+    @cached_property
+    def images(self) -> np.ndarray:
+        """Images, memory-mapped, float32 ``[n, height, width, channels]`` in [0, 1]."""
+        path = self.folder / "images.npy"
+        if not path.is_file():
+            return np.zeros((0, 0, 0, 0), dtype=np.float32)
+        return np.load(path, mmap_mode="r")
+
+
+def write_table(folder: Path, name: str, table: pd.DataFrame) -> None:
+    """Write one table of a cohort in the contract's schema.
+
+    Args:
+        folder: The cohort folder being written.
+        name: A key of ``SCHEMAS``.
+        table: Rows with at least the schema's columns.
+    """
+    schema = SCHEMAS[name]
+    arrow = pa.Table.from_pandas(table[schema.names], schema=schema, preserve_index=False)
+    pq.write_table(arrow.replace_schema_metadata(None), folder / f"{name}.parquet")
+
+
+def write_cohort(
+    folder: Path, manifest: Manifest, tables: dict[str, pd.DataFrame], images: np.ndarray | None = None
+) -> None:
+    """Write a cohort folder; call it inside ``atomic_folder``.
+
+    Args:
+        folder: An existing, empty folder.
+        manifest: The manifest.
+        tables: Tables by name; ``patients`` and ``observations`` are required.
+        images: float32 ``[n, height, width, channels]`` in [0, 1], or None.
+
+    Raises:
+        ValueError: A required table is missing, or a table is not in the contract.
+    """
+    missing = {"patients", "observations"} - tables.keys()
+    unknown = tables.keys() - SCHEMAS.keys()
+    if missing or unknown:
+        raise ValueError(
+            f"A cohort needs patients and observations, and takes {sorted(SCHEMAS)}; received {sorted(tables)}."
+        )
+    for name, table in tables.items():
+        write_table(folder, name, table)
+    if images is not None and len(images):
+        np.save(folder / "images.npy", np.asarray(images, dtype=np.float32))
+    (folder / "manifest.json").write_text(manifest.model_dump_json(indent=2))
