@@ -1,0 +1,1 @@
+"""Metrics, intervals, paired tests, calibration, plots and the report: pure functions on arrays."""
