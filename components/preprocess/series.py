@@ -1,0 +1,275 @@
+"""From observations to series on the common grid: the one path that training and serving share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from components.preprocess.align import aggregate_cells, grid_steps, window_ends, window_references
+from components.preprocess.calibrate import Certificates, calibrate, read_certificates
+from components.preprocess.denoise import hampel_outliers, smooth_series
+from components.preprocess.impute import Filling, impute_series
+from components.preprocess.settings import PreprocessSettings
+from data_schemas.cohort import TIME, Channel
+from data_schemas.errors import InputError
+
+COLUMNS = ("patient_id", "device_id", "channel", "time", "value")
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Observations as arrays, one element a reading.
+
+    Attributes:
+        patient: int64 ``[m]``, patient indices.
+        device: int64 ``[m]``, indices of the certificates; -1 for a device without one.
+        channel: int64 ``[m]``, channel indices.
+        time: int64 ``[m]``, microseconds since 1970 (UTC).
+        value: float64 ``[m]``, in the channel's unit.
+    """
+
+    patient: np.ndarray
+    device: np.ndarray
+    channel: np.ndarray
+    time: np.ndarray
+    value: np.ndarray
+
+    def take(self, which: np.ndarray | slice) -> Readings:
+        """Return some of the readings.
+
+        Args:
+            which: Bool mask, int indices or a slice.
+
+        Returns:
+            The chosen readings.
+        """
+        return Readings(
+            self.patient[which], self.device[which], self.channel[which], self.time[which], self.value[which]
+        )
+
+
+@dataclass(frozen=True)
+class PreparedSeries:
+    """Series of some patients on the common grid.
+
+    Attributes:
+        series: float32 ``[n, steps, channels]``; NaN over all steps where a channel was not measured.
+        observed: Bool ``[n, steps, channels]``: measured in that cell, not imputed.
+        window_end: int64 ``[n]``, microseconds since 1970 (UTC).
+        present: Bool ``[n]``: whether the patient has a usable observation.
+        measured: int64 ``[channels]``, readings of each channel that stand on the grid.
+        counts: Numbers of readings and cells by what happened to them.
+    """
+
+    series: np.ndarray
+    observed: np.ndarray
+    window_end: np.ndarray
+    present: np.ndarray
+    measured: np.ndarray
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def encode_readings(
+    table: pa.Table,
+    patients: Sequence[str] | pa.Array,
+    channels: Sequence[Channel],
+    certificates: Certificates,
+) -> Readings:
+    """Turn rows of the observations table into index arrays.
+
+    Args:
+        table: ``COLUMNS`` of observations; string columns may be dictionary-encoded.
+        patients: The patients whose index is their position here.
+        channels: Channels in the order of the series' last axis; rows of other channels are left out.
+        certificates: The devices whose index is their position in it.
+
+    Returns:
+        The readings, in the order of the rows.
+
+    Raises:
+        InputError: A row has an empty cell, or a patient that is not in ``patients``.
+    """
+    for name in COLUMNS:
+        if table[name].null_count:
+            raise InputError(
+                f"{table[name].null_count} observations have no {name}",
+                file="observations.parquet",
+                field=name,
+                remedy="Ingest the source again",
+            )
+    patient = _indices(table["patient_id"], patients)
+    if (patient < 0).any():
+        raise InputError(
+            f"{int((patient < 0).sum())} observations belong to no patient of patients.parquet",
+            file="observations.parquet",
+            field="patient_id",
+            remedy="Ingest the source again",
+        )
+    readings = Readings(
+        patient=patient,
+        device=_indices(table["device_id"], certificates.device_ids),
+        channel=_indices(table["channel"], [channel.name for channel in channels]),
+        time=table["time"].cast(TIME).cast(pa.int64()).to_numpy(),
+        value=table["value"].cast(pa.float64()).to_numpy(),
+    )
+    return readings.take(readings.channel >= 0)
+
+
+def _indices(column: pa.ChunkedArray, names: Sequence[str] | pa.Array) -> np.ndarray:
+    """Return each string's position in ``names``, -1 where it is not there, as int64."""
+    encoded = column.combine_chunks()
+    if isinstance(encoded, pa.ChunkedArray):  # A column without chunks stays chunked.
+        encoded = pa.concat_arrays(encoded.chunks) if encoded.num_chunks else pa.array([], encoded.type)
+    if not pa.types.is_dictionary(encoded.type):
+        encoded = encoded.dictionary_encode()
+    positions = pc.index_in(encoded.dictionary.cast(pa.string()), value_set=pa.array(names, pa.string()))
+    if not len(positions):
+        return np.zeros(0, dtype=np.int64)
+    return positions.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)[encoded.indices.to_numpy()]
+
+
+def clean_readings(
+    readings: Readings, channels: Sequence[Channel], certificates: Certificates, settings: PreprocessSettings
+) -> tuple[Readings, dict[str, int]]:
+    """Calibrate readings, put them in order, and leave out those that cannot be true.
+
+    Args:
+        readings: Readings in any order.
+        channels: Channels with their plausible ranges.
+        certificates: Calibration certificates.
+        settings: Which corrections to make.
+
+    Returns:
+        Readings ordered by patient, channel, time and value, and the numbers of readings: ``readings`` received,
+        ``calibrated``, ``not_finite``, ``implausible`` and ``outliers`` (the last three are left out).
+    """
+    counts = {"readings": len(readings.value), "calibrated": 0}
+    value, time = readings.value, readings.time
+    if settings.calibrate and certificates.device_ids:
+        value, time, known = calibrate(value, time, readings.device, readings.channel, certificates)
+        counts["calibrated"] = int(known.sum())
+    low, high = (np.array([getattr(channel, end) for channel in channels]) for end in ("low", "high"))
+    finite = np.isfinite(value)
+    kept = finite
+    if settings.drop_implausible and len(channels):
+        kept = finite & (value >= low[readings.channel]) & (value <= high[readings.channel])
+    counts["not_finite"] = int((~finite).sum())
+    counts["implausible"] = int((finite & ~kept).sum())
+    cleaned = Readings(readings.patient, readings.device, readings.channel, time, value).take(kept)
+    group = cleaned.patient * len(channels) + cleaned.channel
+    order = np.lexsort((cleaned.value, cleaned.time, group))
+    cleaned, group = cleaned.take(order), group[order]
+    outlier = hampel_outliers(
+        cleaned.value,
+        group,
+        neighbours=settings.outlier_neighbours,
+        deviations=settings.outlier_deviations,
+        floor=settings.outlier_floor * (high - low)[cleaned.channel] if len(channels) else 0.0,
+    )
+    counts["outliers"] = int(outlier.sum())
+    return cleaned.take(~outlier), counts
+
+
+def grid_series(
+    readings: Readings,
+    patients: int,
+    channels: Sequence[Channel],
+    certificates: Certificates,
+    settings: PreprocessSettings,
+) -> PreparedSeries:
+    """Calibrate, align, denoise and impute the readings of some patients.
+
+    Args:
+        readings: Readings whose patient indices are below ``patients``, in any order.
+        patients: Number of patients.
+        channels: Channels in the order of the series' last axis.
+        certificates: Calibration certificates.
+        settings: The settings of the step.
+
+    Returns:
+        The series; ``counts`` has those of ``clean_readings``, ``outside_window`` readings, and cells by ``Filling``
+        name (``carried_in`` for cells that took a value from before the window).
+    """
+    readings, counts = clean_readings(readings, channels, certificates, settings)
+    shape = (patients, settings.steps, len(channels))
+    step = settings.step_microseconds
+    reference, present = window_references(readings.patient, readings.time, patients, settings.anchor)
+    steps = grid_steps(
+        readings.time, reference[readings.patient], anchor=settings.anchor, step=step, steps=settings.steps
+    )
+    inside = (steps >= 0) & (steps < settings.steps)
+    counts["outside_window"] = int((~inside).sum())
+    used = readings.take(inside)
+    cell = (used.patient * settings.steps + steps[inside]) * len(channels) + used.channel
+    grid = aggregate_cells(cell, used.time, used.value, int(np.prod(shape)), settings.aggregate).reshape(
+        shape
+    )
+    observed = ~np.isnan(grid)
+    series, filling = impute_series(smooth_series(grid, settings.series_sigma), settings.longest_gap)
+    number = np.bincount(filling.ravel(), minlength=len(Filling))
+    counts |= {kind.name.lower(): int(number[kind]) for kind in Filling}
+    counts["carried_in"] = 0
+    if settings.carry_in:
+        counts["carried_in"] = _carry_in(series, readings.take(steps < 0))
+        counts["never_measured"] -= counts["carried_in"]
+    return PreparedSeries(
+        series=series.astype(np.float32),
+        observed=observed,
+        window_end=window_ends(reference, anchor=settings.anchor, step=step, steps=settings.steps),
+        present=present,
+        measured=np.bincount(used.channel, minlength=len(channels)),
+        counts=counts,
+    )
+
+
+def _carry_in(series: np.ndarray, earlier: Readings) -> int:
+    """Fill channels without a value in the window with their last one before it; return the number of cells."""
+    if not len(earlier.value):
+        return 0
+    group = earlier.patient * series.shape[2] + earlier.channel  # Ordered by group, then time.
+    last = earlier.take(np.append(group[1:] != group[:-1], True))
+    empty = np.isnan(series[last.patient, 0, last.channel])
+    last = last.take(empty)
+    series[last.patient, :, last.channel] = last.value[:, None]
+    return len(last.value) * series.shape[1]
+
+
+def prepare_series(
+    observations: pd.DataFrame,
+    devices: pd.DataFrame,
+    channels: Sequence[Channel],
+    settings: PreprocessSettings,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Prepare the series of one or a few patients from tables in the cohort's form; serving calls this.
+
+    Args:
+        observations: Columns device_id, channel, time (with time zone), value, and patient_id where there is more
+            than one patient; in any order.
+        devices: Calibration certificates: device_id, channel, gain, bias, clock_offset_seconds; may be empty.
+        channels: Channels in the order of the series' last axis, as in the features' manifest.
+        settings: The settings that the model was trained with.
+
+    Returns:
+        float32 ``[n, steps, channels]`` and bool ``[n, steps, channels]`` (measured, not imputed), patients in the
+        order of their first row; one patient where there is no column patient_id, even without rows.
+
+    Raises:
+        InputError: An observation has an empty cell, or a certificate cannot be used.
+    """
+    if "patient_id" not in observations:
+        observations = observations.assign(patient_id="")
+        patients = [""]
+    else:
+        patients = list(pd.unique(observations["patient_id"]))
+    certificates = read_certificates(devices, [channel.name for channel in channels])
+    types = {"patient_id": pa.string(), "device_id": pa.string(), "channel": pa.string(), "time": TIME}
+    schema = pa.schema([(name, types.get(name, pa.float64())) for name in COLUMNS])
+    table = pa.Table.from_pandas(observations[list(COLUMNS)], schema=schema, preserve_index=False)
+    readings = encode_readings(table, patients, channels, certificates)
+    prepared = grid_series(readings, len(patients), channels, certificates, settings)
+    return prepared.series, prepared.observed
