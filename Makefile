@@ -1,0 +1,54 @@
+# Everything a user types: `make run`, `make test`. Set-up happens by itself.
+VENV := .venv
+VENV_VALIDATE := .venv-validate
+BIN := $(VENV)/bin
+# uv where it is there, else pip.
+UV := $(shell command -v uv 2>/dev/null)
+PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do command -v $$p && break; done)
+WORKSPACE ?= workspace
+CONFIG ?= demo
+export VALIDATE_PYTHON ?= $(wildcard $(CURDIR)/$(VENV_VALIDATE)/bin/python)
+
+.PHONY: setup run ui test test-all lint bench lock clean help
+
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.installed $(VENV_VALIDATE)/.installed  ## Make the environments (done by the other targets as well)
+
+$(VENV)/.installed: infra/locks/requirements.txt setup.cfg infra/setup.sh
+	@sh infra/setup.sh main "$(PYTHON)" $(VENV) "$(UV)"
+
+$(VENV_VALIDATE)/.installed: infra/locks/requirements-validate.txt infra/setup.sh $(VENV)/.installed
+	@sh infra/setup.sh validate "$(PYTHON)" $(VENV_VALIDATE) "$(UV)" $(VENV)
+
+$(WORKSPACE)/demo: | setup
+	$(BIN)/vitalfuse cohort generate --output $@
+
+run: setup $(WORKSPACE)/demo  ## Generate the demo cohort and run the whole pipeline on it
+	@VALIDATE_PYTHON="$${VALIDATE_PYTHON:-$(CURDIR)/$(VENV_VALIDATE)/bin/python}" \
+		$(BIN)/vitalfuse run --config $(CONFIG) --workspace $(WORKSPACE)
+
+ui: setup  ## Open the MLflow UI on the runs
+	$(BIN)/vitalfuse ui --workspace $(WORKSPACE)
+
+test: setup  ## Run the tests that take minutes at most
+	$(BIN)/python -m pytest -q -m "not slow and not real_data"
+
+test-all: setup  ## Run all tests, also slow ones and those on the real data sets
+	$(BIN)/python -m pytest -q
+
+lint: setup  ## Check style, docstrings and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup  ## Print the figures of docs/performance.md for this machine
+	$(BIN)/python -m benchmarks
+
+lock:  ## Resolve the lock file anew from setup.cfg (needs uv)
+	uv pip compile setup.cfg --extra test --extra lint --universal --python-version 3.11 \
+		--no-header --no-annotate -o infra/locks/requirements.txt
+
+clean:  ## Remove both environments
+	rm -rf $(VENV) $(VENV_VALIDATE)

@@ -1,0 +1,46 @@
+"""KFP interface of the ``compare`` step."""
+
+from typing import List  # noqa: UP035 - KFP reads the annotation, and knows typing.List alone
+
+from kfp import dsl
+
+from components import image
+
+
+@dsl.component(base_image=image.TRAIN, install_kfp_package=False)
+def compare(
+    settings: dict,
+    code_version: str,
+    features: dsl.Input[dsl.Dataset],
+    validation: dsl.Input[dsl.Artifact],
+    candidate: dsl.Input[dsl.Model],
+    cross_validations: dsl.Input[List[dsl.Dataset]],
+    comparison: dsl.Output[dsl.Artifact],
+):
+    """Write the paper's tables and figures from out-of-fold and test predictions only, and the report.
+
+    Args:
+        settings: Section ``compare`` of the settings.
+        code_version: Package version and digest of the sources of this step: part of the cache key.
+        features: Output of ``preprocess``.
+        validation: Output of ``validate``.
+        candidate: Output of ``train``.
+        cross_validations: Outputs of ``cross_validate``, one a model.
+        comparison: Report, tables, figures and metrics.
+    """
+    from pathlib import Path
+
+    from components.common.step import run_step
+    from components.compare.compare import compare_models
+    from components.compare.settings import CompareSettings
+
+    run_step(
+        "compare",
+        compare_models,
+        output=Path(comparison.path),
+        features=Path(features.path),
+        candidate=Path(candidate.path),
+        cross_validations=[Path(item.path) for item in cross_validations],
+        validation=Path(validation.path),
+        settings=CompareSettings.model_validate(settings),
+    )

@@ -1,0 +1,43 @@
+"""KFP interface of the ``cross_validate`` step."""
+
+from kfp import dsl
+
+from components import image
+
+
+@dsl.component(base_image=image.TRAIN, install_kfp_package=False)
+def cross_validate(
+    settings: dict,
+    model: str,
+    candidate: str,
+    code_version: str,
+    features: dsl.Input[dsl.Dataset],
+    predictions: dsl.Output[dsl.Dataset],
+):
+    """Fit one model on each fold of the training rows and predict the rows that were held out.
+
+    Args:
+        settings: Section ``cross_validate`` of the settings.
+        model: Model name.
+        candidate: The model that ``train`` fits. Every other model is fitted once more on all training rows to
+            predict the test rows; the candidate's test predictions are those of the model that is registered.
+        code_version: Package version and digest of the sources of this step: part of the cache key.
+        features: Output of ``preprocess``.
+        predictions: Out-of-fold and test predictions, and timing.
+    """
+    from pathlib import Path
+
+    from components.common.step import run_step
+    from components.cross_validate.cross_validate import cross_validate_model
+    from components.cross_validate.settings import CrossValidateSettings
+
+    run_step(
+        f"cross_validate[{model}]",
+        cross_validate_model,
+        output=Path(predictions.path),
+        tags={"vitalfuse.model": model},
+        model=model,
+        features=Path(features.path),
+        settings=CrossValidateSettings.model_validate(settings),
+        predict_test=model != candidate,
+    )

@@ -1,0 +1,35 @@
+"""KFP interface of the ``embed_text`` step."""
+
+from kfp import dsl
+
+from components import image
+
+
+@dsl.component(base_image=image.TRAIN, install_kfp_package=False)
+def embed_text(
+    settings: dict,
+    code_version: str,
+    features: dsl.Input[dsl.Dataset],
+    embedding: dsl.Output[dsl.Model],
+):
+    """Fit Word2Vec (CBOW) on the notes of the training rows.
+
+    Args:
+        settings: Section ``embed_text`` of the settings.
+        code_version: Package version and digest of the sources of this step: part of the cache key.
+        features: Output of ``preprocess``.
+        embedding: Vocabulary and word vectors.
+    """
+    from pathlib import Path
+
+    from components.common.step import run_step
+    from components.embed_text.embed_text import embed_notes
+    from components.embed_text.settings import EmbedTextSettings
+
+    run_step(
+        "embed_text",
+        embed_notes,
+        output=Path(embedding.path),
+        features=Path(features.path),
+        settings=EmbedTextSettings.model_validate(settings),
+    )

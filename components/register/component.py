@@ -1,0 +1,41 @@
+"""KFP interface of the ``register`` step."""
+
+from kfp import dsl
+
+from components import image
+
+
+@dsl.component(base_image=image.TRAIN, install_kfp_package=False)
+def register(
+    settings: dict,
+    code_version: str,
+    features: dsl.Input[dsl.Dataset],
+    candidate: dsl.Input[dsl.Model],
+    comparison: dsl.Input[dsl.Artifact],
+    registration: dsl.Output[dsl.Artifact],
+):
+    """Register the trained model in MLflow as a new version with the alias ``challenger``.
+
+    Args:
+        settings: Section ``register`` of the settings.
+        code_version: Package version and digest of the sources of this step: part of the cache key.
+        features: Output of ``preprocess``.
+        candidate: Output of ``train``.
+        comparison: Output of ``compare``.
+        registration: Name, version and aliases of the registered model.
+    """
+    from pathlib import Path
+
+    from components.common.step import run_step
+    from components.register.register import register_model
+    from components.register.settings import RegisterSettings
+
+    run_step(
+        "register",
+        register_model,
+        output=Path(registration.path),
+        features=Path(features.path),
+        candidate=Path(candidate.path),
+        comparison=Path(comparison.path),
+        settings=RegisterSettings.model_validate(settings),
+    )

@@ -1,0 +1,38 @@
+"""KFP interface of the ``train`` step."""
+
+from kfp import dsl
+
+from components import image
+
+
+@dsl.component(base_image=image.TRAIN, install_kfp_package=False)
+def train(
+    settings: dict,
+    code_version: str,
+    features: dsl.Input[dsl.Dataset],
+    embedding: dsl.Input[dsl.Model],
+    model: dsl.Output[dsl.Model],
+):
+    """Fit the CNN-LSTM-attention model on the training rows, then predict the test rows once.
+
+    Args:
+        settings: Section ``train`` of the settings.
+        code_version: Package version and digest of the sources of this step: part of the cache key.
+        features: Output of ``preprocess``.
+        embedding: Output of ``embed_text``.
+        model: Keras and ONNX model, vocabulary, contract and test predictions.
+    """
+    from pathlib import Path
+
+    from components.common.step import run_step
+    from components.train.settings import TrainSettings
+    from components.train.train import train_candidate
+
+    run_step(
+        "train",
+        train_candidate,
+        output=Path(model.path),
+        features=Path(features.path),
+        embedding=Path(embedding.path),
+        settings=TrainSettings.model_validate(settings),
+    )

@@ -1,0 +1,1 @@
+"""The pipeline, its settings, its runners and the command line."""

@@ -1,0 +1,257 @@
+"""The ``vitalfuse`` command.
+
+Nothing heavy is imported here: ``vitalfuse --help`` answers at once, and each command imports what it needs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from data_schemas.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipelines.local import RunOutcome
+    from pipelines.settings import Settings
+
+WORKSPACE = Path("workspace")
+
+
+class _Commands(click.Group):
+    """A group that tells of bad input in one line, with exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            click.echo(f"vitalfuse: {error}", err=True)
+            sys.exit(2)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="vitalfuse", prog_name="vitalfuse")
+def main() -> None:
+    """Train, compare and register a diagnosis model from vital-sign series, medical images and clinical notes.
+
+    \b
+    Try it:          vitalfuse cohort generate && vitalfuse run
+    Your own data:   vitalfuse run --config my-settings.yaml
+    Compare runs:    vitalfuse ui
+
+    Not for clinical use.
+    """
+
+
+@main.command()
+@click.option(
+    "--config",
+    default="demo",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="A ready settings file by name (see `vitalfuse configs`), or the path of your own.",
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="SECTION.KEY=VALUE",
+    help="Set one setting; may be given several times. Example: --set preprocess.folds=10",
+)
+@click.option("--workspace", type=click.Path(path_type=Path), help="Folder for runs, cache and the MLflow store.")
+def run(config: str, overrides: tuple[str, ...], workspace: Path | None) -> None:
+    """Run the whole pipeline on this machine.
+
+    Steps that ran before with the same input, settings and code are taken from the cache, also after a run was
+    killed. Every metric and artifact goes to MLflow.
+
+    Exit code: 0 when all steps finished, 2 when the input or the settings are at fault, 1 for any other failure.
+    """
+    from rich.console import Console
+
+    from pipelines.display import show_steps
+    from pipelines.local import run_local
+    from pipelines.settings import find_config, load_settings
+
+    path = find_config(config)
+    extra = [f"workspace={workspace}"] if workspace else []
+    settings = load_settings(path, [*overrides, *extra])
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    console.print(f"vitalfuse: {settings.name}, settings {path}", highlight=False)
+    with show_steps(console) as display:
+        outcome = run_local(settings, path, display)
+    if outcome.exit_code:
+        _print_failure(outcome)
+        sys.exit(outcome.exit_code)
+    _print_result(console, settings, outcome)
+
+
+def _print_failure(outcome: RunOutcome) -> None:
+    from pipelines.local import failure_lines
+
+    if outcome.exit_code == 130:
+        click.echo("vitalfuse: interrupted; run again to go on from the finished steps", err=True)
+        return
+    for line in failure_lines(outcome):
+        click.echo(f"vitalfuse: {line}", err=True)
+
+
+def _print_result(console: Console, settings: Settings, outcome: RunOutcome) -> None:
+    import json
+
+    from pipelines.display import result_table
+
+    comparison, registered = outcome.output("compare"), outcome.output("register")
+    if comparison is not None:
+        console.print()
+        console.print(result_table(json.loads((comparison / "headline.json").read_text())))
+    for record in outcome.records.values():
+        for warning in record.warnings:
+            console.print(f"warning: {record.step}: {warning}", highlight=False, markup=False, style="yellow")
+    console.print()
+    if registered is not None:
+        registration = json.loads((registered / "registration.json").read_text())
+        aliases = ", ".join(registration["aliases"])
+        console.print(f"model   {registration['name']} version {registration['version']} ({aliases})", highlight=False)
+    command = f"vitalfuse ui --workspace {settings.workspace}"
+    console.print(f"report  {_relative(outcome.run_folder / 'report.html')}", highlight=False)
+    console.print(f"MLflow  {command}", highlight=False)
+    console.print(f"time    {outcome.seconds:.0f} s", highlight=False)
+
+
+def _relative(path: Path) -> Path:
+    try:
+        return path.relative_to(Path.cwd())
+    except ValueError:
+        return path
+
+
+@main.command()
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("vitalfuse-diagnosis.yaml"),
+    show_default=True,
+    help="YAML file to write.",
+)
+def compile(output: Path) -> None:
+    """Compile the pipeline to the YAML that a KFP cluster takes."""
+    from pipelines.compile import compile_pipeline
+
+    if output.suffix not in (".yaml", ".yml"):
+        raise InputError("is no YAML file name", file=str(output), field="--output", remedy="End it in .yaml")
+    compile_pipeline(output)
+    click.echo(f"wrote {output}")
+
+
+@main.command()
+def configs() -> None:
+    """List the ready settings files."""
+    from pipelines.settings import config_names, find_config
+
+    for name in config_names():
+        first = find_config(name).read_text().partition("\n")[0].lstrip("# ")
+        click.echo(f"{name:<20} {first}")
+
+
+@main.group()
+def cohort() -> None:
+    """Make a synthetic cohort, or look at one."""
+
+
+@cohort.command()
+@click.option(
+    "--output", type=click.Path(path_type=Path), default=WORKSPACE / "demo", show_default=True, help="Folder to write."
+)
+@click.option("--patients", type=click.IntRange(min=1), default=300, show_default=True, help="Number of patients.")
+@click.option("--seed", type=click.IntRange(min=0), default=2022, show_default=True, help="Seed of everything random.")
+@click.option("--days", type=click.IntRange(min=1), default=14, show_default=True, help="Days of observation.")
+@click.option(
+    "--layout",
+    type=click.Choice(["export", "table_one"]),
+    default="export",
+    show_default=True,
+    help="A hospital's export with series, images and notes; or one file in the format of the paper's Table I.",
+)
+@click.option(
+    "--file-format", type=click.Choice(["csv", "parquet"]), default="csv", show_default=True, help="Of observations."
+)
+@click.option("--force", is_flag=True, help="Replace the output where it exists.")
+def generate(
+    output: Path, patients: int, seed: int, days: int, layout: str, file_format: str, force: bool
+) -> None:
+    """Generate a synthetic cohort in the files that a hospital would export.
+
+    The cohort is invented: it shows that the pipeline works, and proves nothing clinical.
+    """
+    from pydantic import ValidationError
+
+    from components.ingest.demo.generate import generate_source
+    from components.ingest.demo.settings import DemoSettings
+
+    if output.exists() and not force:
+        raise InputError("already exists", file=str(output), field="--output", remedy="Choose another, or give --force")
+    try:
+        settings = DemoSettings.model_validate(
+            {"patients": patients, "seed": seed, "days": days, "layout": layout, "file_format": file_format}
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(
+            first["msg"].removeprefix("Value error, "), field=f"--{first['loc'][0]}" if first["loc"] else None
+        ) from error
+    generate_source(output, settings, progress=lambda text: click.echo(text, err=True))
+    click.echo(f"wrote {output}: {patients} synthetic patients")
+
+
+@cohort.command()
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--workspace",
+    type=click.Path(path_type=Path),
+    default=WORKSPACE,
+    show_default=True,
+    help="Without FOLDER, the cohort of the newest run in this workspace.",
+)
+def describe(folder: Path | None, workspace: Path) -> None:
+    """Describe an ingested cohort: classes, channels, modalities, rejected rows.
+
+    FOLDER is what `ingest` wrote. No patient is named.
+    """
+    from rich.console import Console
+
+    from components.ingest.describe import describe_cohort
+    from pipelines.describe import print_description
+    from pipelines.workspace import newest_cohort
+
+    print_description(Console(), describe_cohort(folder or newest_cohort(workspace)))
+
+
+@main.command()
+@click.option(
+    "--workspace",
+    type=click.Path(path_type=Path),
+    default=WORKSPACE,
+    show_default=True,
+    help="Workspace whose MLflow store is shown.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port to listen on.")
+def ui(workspace: Path, host: str, port: int) -> None:
+    """Open the MLflow UI on a workspace's runs and models."""
+    database = workspace.absolute() / "mlflow.db"
+    if not database.is_file():
+        raise InputError("holds no MLflow store", file=str(workspace), field="--workspace", remedy="Run `vitalfuse run`")
+    click.echo(f"MLflow UI on http://{host}:{port} (stop with Ctrl-C)")
+    arguments = ["--backend-store-uri", f"sqlite:///{database}", "--host", host, "--port", str(port), "--workers", "1"]
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *arguments])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""The one pipeline: it reads like the paper's method section."""
+
+from typing import List  # noqa: UP035 - KFP reads the annotation, and knows typing.List alone
+
+from kfp import dsl
+
+from components.compare.component import compare
+from components.cross_validate.component import cross_validate
+from components.embed_text.component import embed_text
+from components.ingest.component import ingest
+from components.preprocess.component import preprocess
+from components.register.component import register
+from components.train.component import train
+from components.validate.component import validate
+
+NAME = "vitalfuse-diagnosis"
+
+
+@dsl.pipeline(name=NAME, description="A cohort in; a validated, trained, compared and registered model out.")
+def diagnosis_pipeline(
+    ingest_settings: dict,
+    validate_settings: dict,
+    preprocess_settings: dict,
+    embed_text_settings: dict,
+    train_settings: dict,
+    cross_validate_settings: dict,
+    compare_settings: dict,
+    register_settings: dict,
+    models: List[str],  # noqa: UP006
+    candidate: str,
+    source_digest: str,
+    ingest_version: str,
+    validate_version: str,
+    preprocess_version: str,
+    embed_text_version: str,
+    train_version: str,
+    cross_validate_version: str,
+    compare_version: str,
+    register_version: str,
+):
+    """Chain the steps.
+
+    Args:
+        ingest_settings: Section ``ingest`` of the settings; each step gets its own section alone, so that a change
+            elsewhere leaves its cache entry valid.
+        validate_settings: Section ``validate``.
+        preprocess_settings: Section ``preprocess``.
+        embed_text_settings: Section ``embed_text``.
+        train_settings: Section ``train``.
+        cross_validate_settings: Section ``cross_validate``.
+        compare_settings: Section ``compare``.
+        register_settings: Section ``register``.
+        models: Names of the models to cross-validate. Plain names: local runs of KFP 2.17 mistake fields of
+            structured loop items, and then mix up their cache entries.
+        candidate: Name of the model that ``train`` fits and ``register`` registers.
+        source_digest: Digest of the source's listing.
+        ingest_version: Package version and digest of the sources of the step: KFP's cache key does not see the code
+            of an imported package.
+        validate_version: Likewise for ``validate``.
+        preprocess_version: Likewise for ``preprocess``.
+        embed_text_version: Likewise for ``embed_text``.
+        train_version: Likewise for ``train``.
+        cross_validate_version: Likewise for ``cross_validate``.
+        compare_version: Likewise for ``compare``.
+        register_version: Likewise for ``register``.
+    """
+    ingested = ingest(settings=ingest_settings, source_digest=source_digest, code_version=ingest_version)
+    cohort = ingested.outputs["cohort"]
+
+    validated = validate(settings=validate_settings, cohort=cohort, code_version=validate_version)
+    validation = validated.outputs["validation"]
+
+    preprocessed = preprocess(
+        settings=preprocess_settings, cohort=cohort, validation=validation, code_version=preprocess_version
+    )
+    features = preprocessed.outputs["features"]
+
+    embedded = embed_text(settings=embed_text_settings, features=features, code_version=embed_text_version)
+
+    trained = train(
+        settings=train_settings,
+        features=features,
+        embedding=embedded.outputs["embedding"],
+        code_version=train_version,
+    )
+
+    # Two at a time: as many as a small machine has cores.
+    with dsl.ParallelFor(models, parallelism=2) as model:
+        cross_validated = cross_validate(
+            settings=cross_validate_settings,
+            model=model,
+            candidate=candidate,
+            features=features,
+            code_version=cross_validate_version,
+        )
+
+    compared = compare(
+        settings=compare_settings,
+        features=features,
+        validation=validation,
+        candidate=trained.outputs["model"],
+        cross_validations=dsl.Collected(cross_validated.outputs["predictions"]),
+        code_version=compare_version,
+    )
+
+    register(
+        settings=register_settings,
+        features=features,
+        candidate=trained.outputs["model"],
+        comparison=compared.outputs["comparison"],
+        code_version=register_version,
+    )

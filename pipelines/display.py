@@ -1,0 +1,116 @@
+"""What a person sees of a local run: one line a step, then the result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.local import StepState
+
+_STYLES = {
+    "waiting": ("·", "dim"),
+    "running": ("▶", "cyan"),
+    "cached": ("↺", "blue"),
+    "done": ("✓", "green"),
+    "failed": ("✗", "red"),
+    "skipped": ("-", "dim"),
+}
+
+
+def _seconds(state: StepState) -> str:
+    if state.event is not None and state.event.seconds is not None:
+        return f"{state.event.seconds:.1f} s"
+    if state.state == "running" and state.started is not None:
+        return f"{time.time() - state.started:.0f} s"
+    return ""
+
+
+def _table(steps: list[StepState]) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True, overflow="ellipsis")
+    for state in steps:
+        sign, style = _STYLES[state.state]
+        text = state.text.splitlines()[0] if state.text else ""
+        table.add_row(
+            Text(sign, style=style), state.name, Text(state.state, style=style), _seconds(state), Text(text, style="dim")
+        )
+    return table
+
+
+class _PlainDisplay:
+    """One line a change of a step's state: for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._shown: dict[str, str] = {}
+
+    def __call__(self, steps: list[StepState]) -> None:
+        for state in steps:
+            if self._shown.get(state.name, "waiting") != state.state:
+                self._shown[state.name] = state.state
+                seconds = f" ({_seconds(state)})" if _seconds(state) and state.state != "running" else ""
+                self._console.print(f"{state.name}: {state.state}{seconds}", highlight=False, markup=False)
+
+
+@contextmanager
+def show_steps(console: Console) -> Iterator[Callable[[list[StepState]], None]]:
+    """Show steps live on a terminal, or as plain lines elsewhere.
+
+    Args:
+        console: Where to show them.
+
+    Yields:
+        What to call with all steps, as often as wanted.
+    """
+    if not console.is_terminal:
+        yield _PlainDisplay(console)
+        return
+    with Live(console=console, refresh_per_second=4, transient=False) as live:
+
+        def update(steps: list[StepState]) -> None:
+            live.update(_table(steps))
+
+        yield update
+
+
+def result_table(rows: list[dict]) -> Table:
+    """Return the short table of all models on held-out rows.
+
+    Args:
+        rows: One mapping a model: ``model``, and each of macro_auc, accuracy, macro_precision, kappa and mcc, or
+            ``reason`` where the model could not run.
+
+    Returns:
+        The table.
+    """
+    columns = {
+        "macro_auc": "macro AUC",
+        "accuracy": "accuracy",
+        "macro_precision": "macro precision",
+        "kappa": "kappa",
+        "mcc": "MCC",
+    }
+    table = Table(title="Held-out rows", title_justify="left", title_style="bold", header_style="bold")
+    table.add_column("model", no_wrap=True)
+    for title in columns.values():
+        table.add_column(title, justify="right")
+    for row in rows:
+        if row.get("reason"):
+            table.add_row(row["model"], Text(row["reason"], style="dim"), *[""] * (len(columns) - 1))
+        else:
+            table.add_row(row["model"], *[_number(row.get(name)) for name in columns])
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or value != value else f"{value:.3f}"

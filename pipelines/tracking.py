@@ -1,0 +1,300 @@
+"""The parent run in MLflow: opened by a runner, closed with what the steps found."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import socket
+from collections.abc import Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.common.step import StepRecord
+from components.common.tracking import CACHED_TAG, SOURCE_RUN_TAG, STEP_TAG, finite
+from data_schemas.errors import InputError
+from pipelines.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+PROCESS_TAG = "vitalfuse.process"
+_PARAM_BATCH = 100
+
+
+@dataclass(frozen=True)
+class Store:
+    """An MLflow store that was found ready.
+
+    Attributes:
+        uri: Tracking URI.
+        experiment_id: The experiment.
+        identity: Digits that change when the store or the experiment is another one, even under the same URI.
+    """
+
+    uri: str
+    experiment_id: str
+    identity: str
+
+
+def tracking_uri(settings: Settings) -> str:
+    """Return the tracking URI: the setting, else ``MLFLOW_TRACKING_URI``, else SQLite in the workspace.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        The URI.
+    """
+    return (
+        settings.tracking.uri
+        or os.environ.get("MLFLOW_TRACKING_URI")
+        or f"sqlite:///{settings.workspace.absolute() / 'mlflow.db'}"
+    )
+
+
+def prepare_store(settings: Settings) -> Store:
+    """Make sure that the store answers and has the experiment, before the long work.
+
+    A cold SQLite store races in its migrations when several steps open it at once; this opens it once.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        The store.
+
+    Raises:
+        InputError: The server can't be reached, or refuses.
+    """
+    uri = tracking_uri(settings)
+    settings.workspace.mkdir(parents=True, exist_ok=True)
+    with _few_retries():
+        client = _client(uri)
+        try:
+            experiment = client.get_experiment_by_name(settings.tracking.experiment)
+            if experiment is None:
+                local = uri.startswith("sqlite")
+                artifacts = (settings.workspace.absolute() / "mlartifacts").as_uri() if local else None
+                experiment_id = client.create_experiment(settings.tracking.experiment, artifact_location=artifacts)
+                experiment = client.get_experiment(experiment_id)
+        except Exception as error:
+            raise InputError(
+                f"the MLflow server at {_without_password(uri)} can't be used ({_cause(error)})",
+                field="tracking.uri",
+                remedy="Start the server, or correct the setting or MLFLOW_TRACKING_URI; without both, SQLite is used",
+            ) from error
+    if experiment.lifecycle_stage != "active":
+        raise InputError(
+            f"the MLflow experiment {settings.tracking.experiment!r} is deleted",
+            field="tracking.experiment",
+            remedy="Restore it, or name another one",
+        )
+    identity = hashlib.sha256(f"{uri} {experiment.experiment_id} {experiment.creation_time}".encode())
+    return Store(uri=uri, experiment_id=experiment.experiment_id, identity=identity.hexdigest()[:12])
+
+
+def _client(uri: str) -> MlflowClient:
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@contextmanager
+def _few_retries() -> Iterator[None]:
+    """Let MLflow's client give up within seconds instead of minutes."""
+    wanted = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update({name: value for name, value in wanted.items() if before[name] is None})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+
+
+def _without_password(uri: str) -> str:
+    scheme, separator, rest = uri.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+
+
+def _cause(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    text = lines[-1] if "refused" in lines[-1].lower() else lines[0]
+    for hint in ("Connection refused", "Name or service not known", "timed out", "UNAUTHENTICATED", "401", "403"):
+        if hint.lower() in str(error).lower():
+            return hint
+    return text[:200]
+
+
+def open_parent_run(store: Store, settings: Settings, tags: dict[str, str]) -> str:
+    """Open the parent run and log the settings as parameters.
+
+    Args:
+        store: A ready store.
+        settings: The settings.
+        tags: Tags of the run.
+
+    Returns:
+        The run's id.
+    """
+    from mlflow.entities import Param
+
+    client = _client(store.uri)
+    process = f"{socket.gethostname()}:{os.getpid()}"
+    run = client.create_run(
+        store.experiment_id, run_name=settings.name, tags={**tags, STEP_TAG: "pipeline", PROCESS_TAG: process}
+    )
+    params = [Param(name, value[:6000]) for name, value in flatten(settings.model_dump(mode="json", by_alias=True))]
+    for start in range(0, len(params), _PARAM_BATCH):
+        client.log_batch(run.info.run_id, params=params[start : start + _PARAM_BATCH])
+    return run.info.run_id
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Flatten a tree of settings to dotted names.
+
+    Args:
+        tree: Nested mappings; a list of mappings is numbered, any other list is one value.
+        prefix: Name of the tree itself.
+
+    Returns:
+        Names and values as text.
+    """
+    pairs: list[tuple[str, str]] = []
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            pairs += flatten(value, f"{name}.")
+        elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            for i, item in enumerate(value):
+                pairs += flatten(item, f"{name}.{i}.")
+        elif value is not None:
+            pairs.append((name, ",".join(map(str, value)) if isinstance(value, list) else str(value)))
+    return pairs
+
+
+def log_files(store: Store, run_id: str, files: Iterable[tuple[Path, str | None]]) -> None:
+    """Log files into a run.
+
+    Args:
+        store: The store.
+        run_id: The run.
+        files: Local file or folder, and artifact folder (None for the root).
+    """
+    client = _client(store.uri)
+    for path, folder in files:
+        if path.is_dir():
+            client.log_artifacts(run_id, str(path), folder)
+        else:
+            client.log_artifact(run_id, str(path), folder)
+
+
+def log_dataset(store: Store, run_id: str, name: str, digest: str, source: str) -> None:
+    """Log the cohort as the run's dataset.
+
+    Args:
+        store: The store.
+        run_id: The run.
+        name: Cohort name.
+        digest: Cohort digest; MLflow keeps the first 36 digits.
+        source: Where it was read from.
+    """
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    dataset = Dataset(name=name, digest=digest[:36], source_type="local", source=source)
+    _client(store.uri).log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+
+
+def log_cached_step(store: Store, parent_id: str, record: StepRecord) -> None:
+    """Log a step that was taken from the cache as a nested run that points to the run which did the work.
+
+    Args:
+        store: The store.
+        parent_id: The parent run.
+        record: What the step left in its output.
+    """
+    from mlflow.entities import Metric, Param
+    from mlflow.utils.time import get_current_time_millis
+
+    client = _client(store.uri)
+    now = get_current_time_millis()
+    tags = {
+        "mlflow.parentRunId": parent_id,
+        STEP_TAG: record.step,
+        CACHED_TAG: "true",
+        SOURCE_RUN_TAG: record.mlflow_run_id or "",
+    }
+    run = client.create_run(store.experiment_id, run_name=record.step, tags=tags)
+    client.log_batch(
+        run.info.run_id,
+        metrics=[Metric(name, value, now, 0) for name, value in record.metrics.items()],
+        params=[Param(name, str(value)[:6000]) for name, value in record.params.items()][:_PARAM_BATCH],
+    )
+    client.set_terminated(run.info.run_id)
+
+
+def close_parent_run(store: Store, run_id: str, status: str, metrics: dict[str, float], tags: dict[str, str]) -> None:
+    """Log the headline metrics and close the parent run.
+
+    Args:
+        store: The store.
+        run_id: The parent run.
+        status: ``FINISHED``, ``FAILED`` or ``KILLED``.
+        metrics: Headline metrics.
+        tags: Further tags.
+    """
+    from mlflow.entities import Metric, RunTag
+    from mlflow.utils.time import get_current_time_millis
+
+    client = _client(store.uri)
+    now = get_current_time_millis()
+    values = [Metric(name, value, now, 0) for name, value in finite(metrics).items()]
+    for start in range(0, len(values), 1000):
+        client.log_batch(run_id, metrics=values[start : start + 1000])
+    client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+    if status != "FINISHED":
+        for child in _running(client, store, f"tags.`mlflow.parentRunId` = '{run_id}'"):
+            client.set_terminated(child.info.run_id, status)
+    client.set_terminated(run_id, status)
+
+
+def close_abandoned_runs(store: Store) -> int:
+    """Close the runs of this machine whose process is gone, such as after a power cut, as killed.
+
+    Args:
+        store: The store.
+
+    Returns:
+        How many pipeline runs were closed.
+    """
+    client = _client(store.uri)
+    closed = 0
+    for run in _running(client, store, f"tags.`{STEP_TAG}` = 'pipeline'"):
+        host, _, process = run.data.tags.get(PROCESS_TAG, "").rpartition(":")
+        if host == socket.gethostname() and process.isdigit() and not _is_alive(int(process)):
+            close_parent_run(store, run.info.run_id, "KILLED", {}, {})
+            closed += 1
+    return closed
+
+
+def _running(client: MlflowClient, store: Store, condition: str) -> list[Run]:
+    return list(client.search_runs([store.experiment_id], f"attributes.status = 'RUNNING' and {condition}"))
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
