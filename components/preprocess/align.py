@@ -56,9 +56,7 @@ def grid_steps(
     return steps - 1 - (reference - time) // step
 
 
-def window_ends(
-    reference: np.ndarray, *, anchor: Literal["first", "last"], step: int, steps: int
-) -> np.ndarray:
+def window_ends(reference: np.ndarray, *, anchor: Literal["first", "last"], step: int, steps: int) -> np.ndarray:
     """Return when each window ends.
 
     Args:

@@ -70,9 +70,7 @@ def preprocess_cohort(
             {
                 "patient_id": patients["patient_id"],
                 "label": patients["label"],
-                "window_end": pd.Series(window_end, dtype="datetime64[us]")
-                .dt.tz_localize("UTC")
-                .where(series_present),
+                "window_end": pd.Series(window_end, dtype="datetime64[us]").dt.tz_localize("UTC").where(series_present),
                 "split": np.where(fold == HELD_OUT, "test", "train"),
                 "fold": fold,
             }
@@ -175,9 +173,7 @@ def _patient_chunks(
     yield from _whole_patients(remaining, done, patients, most)
 
 
-def _whole_patients(
-    readings: Readings, first: int, end: int, most: int
-) -> Iterator[tuple[Readings, int, int]]:
+def _whole_patients(readings: Readings, first: int, end: int, most: int) -> Iterator[tuple[Readings, int, int]]:
     """Yield chunks for the patients ``first`` to ``end`` - 1 out of readings sorted by patient."""
     for start in range(first, end, most):
         stop = min(start + most, end)
@@ -240,9 +236,7 @@ def _write_images(
     return rows >= 0
 
 
-def _result(
-    fold: np.ndarray, present: np.ndarray, counts: Counter[str], settings: PreprocessSettings
-) -> StepResult:
+def _result(fold: np.ndarray, present: np.ndarray, counts: Counter[str], settings: PreprocessSettings) -> StepResult:
     """Summarise the step."""
     metrics: dict[str, float] = {
         "samples": len(fold),
@@ -258,9 +252,7 @@ def _result(
     metrics |= {f"cells_{kind}_fraction": counts[kind] / cells for kind in kinds if cells}
     warnings = []
     if metrics["samples_without_data"]:
-        warnings.append(
-            f"{metrics['samples_without_data']:.0f} patients have no usable series, image or note."
-        )
+        warnings.append(f"{metrics['samples_without_data']:.0f} patients have no usable series, image or note.")
     if counts["implausible"]:
         warnings.append(
             f"{counts['implausible']} of {counts['readings']} readings are outside their channel's plausible range "

@@ -30,7 +30,7 @@ class Readings:
         device: int64 ``[m]``, indices of the certificates; -1 for a device without one.
         channel: int64 ``[m]``, channel indices.
         time: int64 ``[m]``, microseconds since 1970 (UTC).
-        value: float64 ``[m]``, in the channel's unit.
+        value: float64 ``[m]``, in the channel's unit; NaN where the row has none.
     """
 
     patient: np.ndarray
@@ -92,9 +92,9 @@ def encode_readings(
         The readings, in the order of the rows.
 
     Raises:
-        InputError: A row has an empty cell, or a patient that is not in ``patients``.
+        InputError: A row lacks its patient, device, channel or time, or a patient that is not in ``patients``.
     """
-    for name in COLUMNS:
+    for name in COLUMNS[:-1]:
         if table[name].null_count:
             raise InputError(
                 f"{table[name].null_count} observations have no {name}",
@@ -206,9 +206,7 @@ def grid_series(
     counts["outside_window"] = int((~inside).sum())
     used = readings.take(inside)
     cell = (used.patient * settings.steps + steps[inside]) * len(channels) + used.channel
-    grid = aggregate_cells(cell, used.time, used.value, int(np.prod(shape)), settings.aggregate).reshape(
-        shape
-    )
+    grid = aggregate_cells(cell, used.time, used.value, int(np.prod(shape)), settings.aggregate).reshape(shape)
     observed = ~np.isnan(grid)
     series, filling = impute_series(smooth_series(grid, settings.series_sigma), settings.longest_gap)
     number = np.bincount(filling.ravel(), minlength=len(Filling))
@@ -259,7 +257,7 @@ def prepare_series(
         order of their first row; one patient where there is no column patient_id, even without rows.
 
     Raises:
-        InputError: An observation has an empty cell, or a certificate cannot be used.
+        InputError: An observation lacks its device, channel or time, or a certificate cannot be used.
     """
     if "patient_id" not in observations:
         observations = observations.assign(patient_id="")

@@ -13,9 +13,7 @@ from components.common.settings import Section
 class PreprocessSettings(Section):
     """How a cohort becomes arrays: the grid, the cleaning, the split."""
 
-    step: str = Field(
-        default="1d", description="Length of a step of the common grid, such as '30min', '6h' or '1d'"
-    )
+    step: str = Field(default="1d", description="Length of a step of the common grid, such as '30min', '6h' or '1d'")
     steps: int = Field(default=14, ge=1, le=100_000, description="Steps of the window")
     anchor: Literal["first", "last"] = Field(
         default="last",
@@ -64,12 +62,8 @@ class PreprocessSettings(Section):
     later_documents: Literal["keep", "drop"] = Field(
         default="keep", description="Whether notes and images dated after the window's end are used"
     )
-    test_fraction: float = Field(
-        default=0.2, gt=0, lt=1, description="Share of each class's patients held out"
-    )
-    folds: int = Field(
-        default=5, ge=2, le=100, description="Folds of the cross-validation over the training patients"
-    )
+    test_fraction: float = Field(default=0.2, gt=0, lt=1, description="Share of each class's patients held out")
+    folds: int = Field(default=5, ge=2, le=100, description="Folds of the cross-validation over the training patients")
     seed: int = Field(default=17, ge=0, lt=2**32, description="Seed of the split and the folds")
 
     @field_validator("step")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from sklearn.model_selection import StratifiedKFold
 
 from data_schemas.errors import InputError
@@ -39,9 +40,7 @@ def check_classes(counts: np.ndarray, classes: Sequence[str], *, folds: int, tes
     """
     total = int(counts.sum())
     if total == 0:
-        raise InputError(
-            "The cohort is empty: it has 0 patients", remedy="Check the source and its rejected rows"
-        )
+        raise InputError("The cohort is empty: it has 0 patients", remedy="Check the source and its rejected rows")
     if len(classes) < 2 or np.count_nonzero(counts) < 2:
         names = [name for name, count in zip(classes, counts, strict=True) if count] or list(classes)
         raise InputError(
@@ -52,8 +51,7 @@ def check_classes(counts: np.ndarray, classes: Sequence[str], *, folds: int, tes
     small = np.flatnonzero(training < folds)
     if len(small):
         listed = "; ".join(
-            f"{classes[i]}: {counts[i]} patients, of which {max(int(training[i]), 0)} for training"
-            for i in small
+            f"{classes[i]}: {counts[i]} patients, of which {max(int(training[i]), 0)} for training" for i in small
         )
         most = int(training.min())
         remedy = f"Set preprocess.folds to {most} at most" if most >= 2 else "Bring more patients of it"
@@ -119,8 +117,7 @@ def split_samples(
     Raises:
         InputError: A label is not one of the classes, a patient has two labels, or a class has too few patients.
     """
-    index = {name: position for position, name in enumerate(classes)}
-    codes = np.array([index.get(label, -1) for label in labels], dtype=np.int64)
+    codes = pd.Categorical(labels, categories=list(classes)).codes.astype(np.int64)
     if (codes < 0).any():
         raise InputError(
             f"{int((codes < 0).sum())} patients have a label that is not one of the classes {', '.join(classes)}",
@@ -128,21 +125,10 @@ def split_samples(
             field="label",
             remedy="Add the label to the source's classes, or leave those patients out",
         )
-    patient, first = _factorize(patients)
-    patient_labels = codes[first]
+    patient, _ = pd.factorize(patients)
+    patient_labels = codes[np.unique(patient, return_index=True)[1]]
     if (patient_labels[patient] != codes).any():
-        raise InputError(
-            "A patient has samples with different labels", file="patients.parquet", field="label"
-        )
+        raise InputError("A patient has samples with different labels", file="patients.parquet", field="label")
     counts = np.bincount(patient_labels, minlength=len(classes))
     check_classes(counts, classes, folds=folds, test_fraction=test_fraction)
     return split_patients(patient_labels, folds=folds, test_fraction=test_fraction, seed=seed)[patient]
-
-
-def _factorize(patients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number patients by first appearance; return each sample's number and each patient's first sample."""
-    _, first, inverse = np.unique(patients, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    number = np.empty(len(order), dtype=np.int64)
-    number[order] = np.arange(len(order))
-    return number[inverse], first[order]
