@@ -1,0 +1,112 @@
+"""Each step ends its process when it fails, so it runs in one of its own here."""
+
+import subprocess
+import sys
+
+import pytest
+
+from components.common import environment
+from components.common.events import read_events
+from components.common.step import RECORD_FILE, StepRecord
+from data_schemas.errors import InputError
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from components.common.result import NestedResult, StepResult
+from components.common.step import run_step
+from data_schemas.errors import InputError
+
+def core(*, output, progress, kind):
+    progress("half way")
+    print("a line on standard output")
+    if kind == "input":
+        raise InputError("is malformed", file="a.csv", row=2)
+    if kind == "bug":
+        raise KeyError("oops")
+    output.mkdir()
+    return StepResult(metrics={"rows": 3, "undefined": float("nan")}, params={"sigma": 0.5}, warnings=["one"],
+                      nested=[NestedResult("fold 1", metrics={"accuracy": 0.5}, history={"loss": [2.0, 1.0]})])
+
+run_step("preprocess", core, output=Path(sys.argv[1]), kind=sys.argv[2])
+"""
+
+
+def _run(tmp_path, kind, **variables):
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "out"), kind],
+        env={**_clean_environment(), environment.RUN_FOLDER: str(tmp_path / "run"), **variables},
+        capture_output=True,
+        text=True,
+    )
+
+
+def _clean_environment():
+    import os
+
+    return {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "VITALFUSE_"))}
+
+
+def test_a_finished_step_leaves_events_record_and_log(tmp_path):
+    assert _run(tmp_path, "well").returncode == 0
+    events = read_events(tmp_path / "run")
+    assert [event.state for event in events] == ["running", "running", "done"]
+    assert events[1].text == "half way"
+    assert events[2].peak_memory_mb > 1
+    record = StepRecord.model_validate_json((tmp_path / "out" / RECORD_FILE).read_text())
+    assert record.metrics == {"rows": 3}
+    assert record.warnings == ["one"]
+    assert "a line on standard output" in (tmp_path / "run" / "logs" / "preprocess.log").read_text()
+
+
+@pytest.mark.parametrize(("kind", "code", "cause"), [("input", 2, "a.csv, row 2"), ("bug", 1, "KeyError: 'oops'")])
+def test_a_failed_step_tells_the_cause_and_its_kind(tmp_path, kind, code, cause):
+    assert _run(tmp_path, kind).returncode == code
+    last = read_events(tmp_path / "run")[-1]
+    assert last.state == "failed"
+    assert cause in last.text
+    assert last.input_error is (kind == "input")
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_and_parts_are_logged_under_the_parent_run(tmp_path):
+    import mlflow
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    experiment = client.create_experiment("test", artifact_location=(tmp_path / "artifacts").as_uri())
+    parent = client.create_run(experiment).info.run_id
+    completed = _run(tmp_path, "well", MLFLOW_TRACKING_URI=uri, VITALFUSE_PARENT_RUN_ID=parent)
+    assert completed.returncode == 0, (tmp_path / "run" / "logs" / "preprocess.log").read_text()
+    runs = {run.info.run_name: run for run in client.search_runs([experiment])}
+    step, fold = runs["preprocess"], runs["fold 1"]
+    assert step.data.tags["mlflow.parentRunId"] == parent
+    assert fold.data.tags["mlflow.parentRunId"] == step.info.run_id
+    assert step.data.metrics["rows"] == 3
+    assert step.data.params == {"sigma": "0.5"}
+    assert [point.value for point in client.get_metric_history(fold.info.run_id, "loss")] == [2.0, 1.0]
+    assert step.info.status == "FINISHED"
+
+
+def test_a_step_ends_when_its_runner_is_gone(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", "pass"])
+    gone.wait()
+    script = SCRIPT.replace('progress("half way")', 'import time; time.sleep(60)')
+    completed = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "out"), "well"],
+        env={
+            **_clean_environment(),
+            environment.RUN_FOLDER: str(tmp_path / "run"),
+            environment.RUNNER_PROCESS: str(gone.pid),
+        },
+        timeout=50,
+    )
+    assert completed.returncode == 1
+
+
+def test_the_pseudonym_key_comes_from_the_environment(monkeypatch):
+    monkeypatch.setenv(environment.PSEUDONYM_KEY, "secret")
+    assert environment.pseudonym_key() == b"secret"
+    monkeypatch.delenv(environment.PSEUDONYM_KEY)
+    with pytest.raises(InputError, match=environment.PSEUDONYM_KEY):
+        environment.pseudonym_key()

@@ -1,0 +1,51 @@
+import pytest
+
+from pipelines import code_version as module
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    for folder in {folder for folders in module.SOURCES.values() for folder in folders}:
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.py").write_text("x = 1")
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    module._digest.cache_clear()
+    yield tmp_path
+    module._digest.cache_clear()
+
+
+def _versions():
+    module._digest.cache_clear()
+    return {step: module.code_version(step) for step in module.SOURCES}
+
+
+def test_a_changed_source_changes_the_version_of_the_steps_that_use_it_alone(tree):
+    before = _versions()
+    (tree / "training" / "a.py").write_text("x = 2")
+    changed = {step for step, version in _versions().items() if version != before[step]}
+    assert changed == {"embed_text", "train", "cross_validate", "register"}
+
+
+def test_a_renamed_source_changes_the_version(tree):
+    before = _versions()
+    (tree / "components" / "ingest" / "a.py").rename(tree / "components" / "ingest" / "b.py")
+    assert _versions()["ingest"] != before["ingest"]
+
+
+def test_compiled_and_text_files_do_not_count(tree):
+    before = _versions()
+    (tree / "training" / "README.md").write_text("words")
+    (tree / "training" / "__pycache__").mkdir()
+    (tree / "training" / "__pycache__" / "a.py").write_text("")
+    assert _versions() == before
+
+
+def test_every_source_folder_exists():
+    for folders in module.SOURCES.values():
+        for folder in folders:
+            assert (module.ROOT / folder).is_dir(), folder
+
+
+def test_unknown_step_is_refused():
+    with pytest.raises(ValueError, match="'nothing'"):
+        module.code_version("nothing")
