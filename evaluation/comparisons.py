@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from scipy.stats import binomtest
 
 from evaluation.intervals import DEFAULT_CONFIDENCE, Interval, percentile_interval
 from evaluation.metrics import score
-from evaluation.resampled import resampled_scores
+from evaluation.resampled import accuracy, macro_auc
 from evaluation.rows import PredictedRows
 
 
@@ -134,14 +135,12 @@ def compare_pair(
     """
     if not np.array_equal(candidate.rows, baseline.rows):
         raise ValueError("A paired comparison needs the same rows in the same order; received different ones.")
-    ours, _ = resampled_scores(candidate, weights)
-    theirs, _ = resampled_scores(baseline, weights)
-    ours_now, theirs_now = score(candidate).overall, score(baseline).overall
+    ours, theirs = score(candidate).overall, score(baseline).overall
 
-    def difference(metric: str) -> Difference:
-        resampled = ours[metric] - theirs[metric]
+    def difference(metric: str, resample: Callable[[PredictedRows, np.ndarray], np.ndarray]) -> Difference:
+        resampled = resample(candidate, weights) - resample(baseline, weights)
         return Difference(
-            value=ours_now[metric] - theirs_now[metric],
+            value=ours[metric] - theirs[metric],
             interval=percentile_interval(resampled, confidence),
             p_value=bootstrap_p_value(resampled),
         )
@@ -153,8 +152,8 @@ def compare_pair(
     return Comparison(
         baseline=name,
         rows=len(candidate),
-        macro_auc=difference("macro_auc"),
-        accuracy=difference("accuracy"),
+        macro_auc=difference("macro_auc", macro_auc),
+        accuracy=difference("accuracy", accuracy),
         only_candidate=only_candidate,
         only_baseline=only_baseline,
         mcnemar_p_value=mcnemar_p_value(only_candidate, only_baseline) if independent else float("nan"),

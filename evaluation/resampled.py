@@ -86,6 +86,32 @@ def auc_by_class(predicted: PredictedRows, weights: np.ndarray) -> np.ndarray:
     return np.stack(columns, axis=1)
 
 
+def macro_auc(predicted: PredictedRows, weights: np.ndarray) -> np.ndarray:
+    """Return the macro AUC of every resample, over the classes that have one.
+
+    Args:
+        predicted: Rows of one model.
+        weights: float ``[resamples, n]``.
+
+    Returns:
+        float64 ``[resamples]``.
+    """
+    return _nan_mean(auc_by_class(predicted, weights))
+
+
+def accuracy(predicted: PredictedRows, weights: np.ndarray) -> np.ndarray:
+    """Return the accuracy of every resample.
+
+    Args:
+        predicted: Rows of one model.
+        weights: float ``[resamples, n]``.
+
+    Returns:
+        float64 ``[resamples]``.
+    """
+    return _weighted_mean((predicted.predicted == predicted.labels).astype(np.float64), weights)
+
+
 def confusion_matrices(predicted: PredictedRows, weights: np.ndarray) -> np.ndarray:
     """Return the confusion matrix of every resample.
 
