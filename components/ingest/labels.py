@@ -1,0 +1,157 @@
+"""One label a patient: from annotators and their adjudicator, from a label file, or from the source itself."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import cohen_kappa_score
+
+from components.ingest.rejections import UNKNOWN_PATIENT, Rejections
+from components.ingest.settings import LabelSettings
+from components.ingest.source_tables import build_table
+from components.ingest.tabular import read_text_table
+from data_schemas.errors import InputError
+
+ADJUDICATOR = "adjudicator"
+DISAGREEMENT = "annotators disagree and nobody adjudicated"
+NO_LABEL = "patient has no label"
+SEVERAL_LABELS = "patient has several different labels"
+
+
+def read_label_file(settings: LabelSettings, path: Path, rejections: Rejections) -> pd.DataFrame:
+    """Read a CSV file of labels.
+
+    Args:
+        settings: Its columns.
+        path: The file.
+        rejections: Takes rows with a wrong number of fields.
+
+    Returns:
+        Columns key, label, labels (a list, or None without flag columns), file, row.
+
+    Raises:
+        InputError: The file or one of its columns is not there.
+    """
+    required = [settings.patient_column, settings.label_column, *settings.flag_columns]
+    table = read_text_table(path, path.name, required, rejections)
+    labels = None
+    if settings.flag_columns:
+        names = np.array(settings.flag_columns, dtype=object)
+        flags = table[settings.flag_columns].isin(["1", "1.0", "true", "True"]).to_numpy()
+        labels = pd.Series([names[row].tolist() for row in flags], dtype=object)
+    return build_table(
+        "labels",
+        key=table[settings.patient_column],
+        label=table[settings.label_column],
+        labels=labels,
+        file=table["file"],
+        row=table["row"],
+    )
+
+
+def adjudicate(annotations: pd.DataFrame, rejections: Rejections) -> pd.DataFrame:
+    """Turn annotations into one label a patient.
+
+    Annotators who agree decide; where they differ the adjudicator does; without one the patient is rejected.
+    The latest annotation of each annotator counts.
+
+    Args:
+        annotations: Columns key, annotator, label, time, file, row.
+        rejections: Takes patients on whom the annotators disagree.
+
+    Returns:
+        Columns of a labels table, in the order in which patients first appear.
+    """
+    latest = annotations.sort_values("time", kind="stable").drop_duplicates(["key", "annotator"], keep="last")
+    latest = latest.sort_index(kind="stable")
+    adjudicated = latest["annotator"].str.casefold() == ADJUDICATOR
+    votes = latest[~adjudicated].groupby("key", sort=False)["label"].agg(["nunique", "first"])
+    agreed = votes.loc[votes["nunique"] == 1, "first"]
+    decided = latest[adjudicated].drop_duplicates("key", keep="last").set_index("key")["label"]
+    first = latest.drop_duplicates("key")
+    label = first["key"].map(agreed)
+    label = label.where(label.notna(), first["key"].map(decided))
+    rejections.add(first[label.isna()], "label", DISAGREEMENT)
+    chosen = first.assign(label=label)[label.notna()]
+    return build_table("labels", key=chosen["key"], label=chosen["label"], file=chosen["file"], row=chosen["row"])
+
+
+def annotator_agreement(annotations: pd.DataFrame) -> float | None:
+    """Return Cohen's kappa between the annotators, before adjudication.
+
+    Args:
+        annotations: Columns key, annotator, label, time.
+
+    Returns:
+        Kappa in [-1, 1], averaged over the pairs of annotators with patients in common, weighted by their number;
+        None where there is no such pair, or where kappa is not defined.
+    """
+    votes = annotations[annotations["annotator"].str.casefold() != ADJUDICATOR].sort_values("time", kind="stable")
+    votes = votes.drop_duplicates(["key", "annotator"], keep="last")
+    wide = votes.pivot(index="key", columns="annotator", values="label")
+    pairs = [wide[list(pair)].dropna() for pair in combinations(wide.columns, 2)]
+    pairs = [pair for pair in pairs if pair.stack().nunique() > 1]
+    if not pairs:
+        return None
+    kappas = [cohen_kappa_score(pair.iloc[:, 0], pair.iloc[:, 1]) for pair in pairs]
+    return float(np.average(kappas, weights=[len(pair) for pair in pairs]))
+
+
+def assign_labels(
+    patients: pd.DataFrame,
+    labels: pd.DataFrame,
+    *,
+    label_names: dict[str, str],
+    classes: list[str] | None,
+    rejections: Rejections,
+) -> tuple[pd.DataFrame, list[str]]:
+    """Give each patient a label; patients without one are rejected.
+
+    Args:
+        patients: Columns key, file, row and others.
+        labels: Columns of a labels table, in source terms.
+        label_names: Class name by label in the source.
+        classes: Ordered class names; None: all labels, sorted.
+        rejections: Takes unknown labels, labels of unknown patients, and patients without one label.
+
+    Returns:
+        The labelled patients, in their order, with columns ``label`` and ``labels``; and the ordered class names.
+
+    Raises:
+        InputError: A label is not known and ``on_bad_row`` is "fail", or all patients have the same label.
+    """
+    named = labels.assign(label=labels["label"].map(lambda label: label_names.get(label, label)))
+    empty = named["label"].isna() | (named["label"] == "")
+    named = named[~empty]
+    classes = classes if classes is not None else sorted(named["label"].unique())
+    unknown = ~named["label"].isin(classes)
+    rejections.malformed(
+        named[unknown], "label", "is not a known label", remedy=f"Use one of {', '.join(classes)}, or map it in label_names"
+    )
+    named = named[~unknown]
+    stranger = ~named["key"].isin(patients["key"])
+    rejections.add(named[stranger], "patient", UNKNOWN_PATIENT)
+    named = named[~stranger].drop_duplicates(["key", "label"])
+    several = named["key"].duplicated(keep=False)
+    rejections.add(named[several].drop_duplicates("key"), "label", SEVERAL_LABELS)
+    single = named[~several].set_index("key")
+    without = ~patients["key"].isin(named["key"]) & ~patients["key"].isin(labels.loc[unknown[unknown].index, "key"])
+    rejections.add(patients[without], "label", NO_LABEL)
+    labelled = patients[patients["key"].isin(single.index)]
+    labelled = labelled.assign(label=labelled["key"].map(single["label"]), labels=labelled["key"].map(single["labels"]))
+    conditions = [
+        [label_names.get(name, name) for name in several_names] if isinstance(several_names, list) else [label]
+        for several_names, label in zip(labelled["labels"], labelled["label"], strict=True)
+    ]
+    labelled = labelled.assign(labels=pd.Series(conditions, index=labelled.index, dtype=object))
+    if labelled["label"].nunique() == 1:
+        raise InputError(
+            f"all patients have the label {labelled['label'].iloc[0]}",
+            file="sources",
+            field="label",
+            remedy="Give a cohort with at least two classes",
+        )
+    return labelled, classes

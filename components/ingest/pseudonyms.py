@@ -1,0 +1,52 @@
+"""Pseudonyms: a keyed hash of the source's patient key, so that nobody without the key can link them back."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+
+import pandas as pd
+
+from components.common.environment import PSEUDONYM_KEY
+from data_schemas.errors import InputError
+
+PSEUDONYM_LENGTH = 16
+_SHORTEST_KEY = 16
+
+
+def pseudonym_key() -> bytes:
+    """Return the secret key from the environment variable VITALFUSE_PSEUDONYM_KEY.
+
+    Returns:
+        The key. Where the variable is not set, a random one that is forgotten: the pseudonyms of two cohorts can
+        then not be linked with each other, nor with the patients.
+
+    Raises:
+        InputError: The key is shorter than 16 characters.
+    """
+    key = os.environ.get(PSEUDONYM_KEY, "")
+    if not key:
+        return secrets.token_bytes(32)
+    if len(key) < _SHORTEST_KEY:
+        raise InputError(
+            f"is shorter than {_SHORTEST_KEY} characters",
+            file="environment",
+            field=PSEUDONYM_KEY,
+            remedy="Choose a long random key, such as the output of: openssl rand -hex 32",
+        )
+    return key.encode()
+
+
+def pseudonyms(keys: pd.Series, secret: bytes) -> pd.Series:
+    """Return a pseudonym for each patient key: HMAC-SHA256, the first 16 hexadecimal characters.
+
+    Args:
+        keys: The source's patient keys.
+        secret: The secret key.
+
+    Returns:
+        Pseudonyms with the same index.
+    """
+    return keys.map(lambda key: hmac.digest(secret, str(key).encode(), hashlib.sha256).hex()[:PSEUDONYM_LENGTH])

@@ -1,0 +1,136 @@
+"""Reader of MEDS events: Parquet with subject_id, time, code and a numeric value.
+
+A code such as ``LAB//220045//bpm`` holds the measurement and its unit; ``channels.yaml`` maps it to a channel. Codes
+that stand for no channel are counted, not rejected.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.ingest.rejections import Rejections
+from components.ingest.settings import MedsSource
+from components.ingest.source_tables import SourceTables, build_table
+from components.ingest.tabular import localise
+from data_schemas.channels import Catalogue
+from data_schemas.errors import InputError
+
+_BIRTH = "MEDS_BIRTH"
+_SEX = {"GENDER//F": "female", "GENDER//M": "male", "GENDER//FEMALE": "female", "GENDER//MALE": "male"}
+_UNKNOWN_UNIT = "UNK"
+
+
+def read_meds(settings: MedsSource, path: Path, catalogue: Catalogue, rejections: Rejections) -> SourceTables:
+    """Read MEDS events.
+
+    Args:
+        settings: The source's settings.
+        path: One Parquet file, or a folder of shards.
+        catalogue: Maps codes to channels.
+        rejections: Takes events of a channel without a time.
+
+    Returns:
+        Patients in the order of the events.
+
+    Raises:
+        InputError: There is no Parquet file, or one cannot be read or lacks a column.
+    """
+    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    if not files:
+        raise InputError("has no *.parquet file", file=path.name, remedy="Check the path in the settings")
+    root = path if path.is_dir() else path.parent
+    events = pd.concat([_read_events(file, file.relative_to(root).as_posix()) for file in files], ignore_index=True)
+    codes = pd.Index(events["code"].unique())
+    channels, units = _channels_of(codes, catalogue)
+    channel = events["code"].map(pd.Series(channels, index=codes))
+    used = channel.notna()
+    counts = events.loc[~used & ~events["code"].isin([_BIRTH, *_SEX]), "code"].value_counts()
+    taken = events[used].assign(channel=channel[used], unit=events["code"].map(pd.Series(units, index=codes))[used])
+    timeless = taken["time"].isna()
+    rejections.malformed(taken[timeless], "time", "event of a channel has no time stamp", remedy="Mend the event")
+    taken = taken[~timeless]
+    observations = build_table(
+        "observations",
+        key=taken["key"],
+        device_id=np.full(len(taken), "", dtype=object),
+        channel=taken["channel"],
+        time=localise(taken["time"], settings.time_zone),
+        value=taken["value"],
+        unit=taken["unit"],
+        file=taken["file"],
+        row=taken["row"],
+    )
+    return SourceTables(
+        patients=_patients(events),
+        observations=observations,
+        not_used={str(code): int(count) for code, count in counts.items() if count},
+        files=files,
+    )
+
+
+def _read_events(path: Path, name: str) -> pd.DataFrame:
+    """Return key, time, code, value, file, row of one file."""
+    try:
+        schema = pq.read_schema(path)
+        value = next((column for column in ("numeric_value", "value") if column in schema.names), "numeric_value")
+        columns = ["subject_id", "time", "code", value]
+        missing = [column for column in columns if column not in schema.names]
+        if missing:
+            raise InputError("has no such column", file=name, field=missing[0], remedy="Give MEDS events")
+        table = pq.read_table(path, columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError("is not a readable Parquet file", file=name, remedy="Copy it again") from error
+    try:
+        # Wall-clock times; microseconds reach past the year 2262.
+        time = table["time"].cast(pa.timestamp("us", tz="UTC" if getattr(schema.field("time").type, "tz", None) else None))
+        numbers = table[value].to_numpy()
+        if numbers.dtype == np.float32:
+            # Through the shortest text, so that 98.6 stays 98.6 and not 98.5999984741.
+            numbers = numbers.astype(str)
+        numbers = numbers.astype(np.float64)
+    except (pa.ArrowException, ValueError) as error:
+        raise InputError("has times or values of the wrong type", file=name, remedy="Give MEDS events") from error
+    return pd.DataFrame(
+        {
+            "key": table["subject_id"].cast(pa.string()).dictionary_encode().to_pandas(),
+            "time": time.cast(pa.timestamp("us")).to_pandas().astype("datetime64[us]"),
+            "code": table["code"].cast(pa.string()).to_pandas(),
+            "value": numbers,
+            "file": pd.Categorical.from_codes(np.zeros(table.num_rows, dtype=np.int8), [name]),
+            "row": np.arange(1, table.num_rows + 1),
+        }
+    )
+
+
+def _channels_of(codes: pd.Index, catalogue: Catalogue) -> tuple[list[str | None], list[str | None]]:
+    """Return the channel and unit of each distinct code; None where it stands for no channel."""
+    known = catalogue.by_meds
+    parts = [code.split("//") for code in codes]
+    whole = [known.get(code) or known.get("//".join(part[:2])) for code, part in zip(codes, parts, strict=True)]
+    channels = [entry[0] if entry else None for entry in whole]
+    units = [
+        None if entry is None else (part[2] if len(part) > 2 and part[2] != _UNKNOWN_UNIT else entry[1])
+        for entry, part in zip(whole, parts, strict=True)
+    ]
+    return channels, units
+
+
+def _patients(events: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a subject; sex and birth from the events GENDER and MEDS_BIRTH."""
+    first = events.drop_duplicates("key")
+    keys = first["key"].astype(object)
+    sexes = events[events["code"].isin(list(_SEX))].drop_duplicates("key").set_index("key")["code"].map(_SEX)
+    births = events[events["code"] == _BIRTH].drop_duplicates("key").set_index("key")["time"]
+    return build_table(
+        "patients",
+        key=keys,
+        sex=keys.map(dict(sexes.items())).fillna("unknown"),
+        birth_date=births.reindex(keys).to_numpy(),
+        file=first["file"].astype(object),
+        row=first["row"],
+    )

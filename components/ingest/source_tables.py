@@ -1,0 +1,110 @@
+"""What every reader returns: tables in source terms, keyed by the source's own patient key."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+TIME_DTYPE = "datetime64[us, UTC]"
+
+_DTYPES = {
+    "key": "object",
+    "file": "object",
+    "row": "int64",
+    "sex": "object",
+    "site": "object",
+    "birth_date": "datetime64[us]",
+    "age": "float64",
+    "start": TIME_DTYPE,
+    "device_id": "object",
+    "channel": "object",
+    "time": TIME_DTYPE,
+    "value": "float64",
+    "unit": "object",
+    "text": "object",
+    "modality": "object",
+    "path": "object",
+    "annotator": "object",
+    "label": "object",
+    "labels": "object",
+    "gain": "float64",
+    "bias": "float64",
+    "clock_offset_seconds": "float64",
+}
+
+TABLE_COLUMNS = {
+    # age: years at the start, where the source tells no birth date; start: first time stamp where nothing is measured.
+    "patients": ["key", "sex", "birth_date", "age", "site", "start", "file", "row"],
+    "observations": ["key", "device_id", "channel", "time", "value", "unit", "file", "row"],
+    "notes": ["key", "time", "text", "file", "row"],
+    "images": ["key", "time", "modality", "path", "file", "row"],
+    "annotations": ["key", "annotator", "label", "time", "file", "row"],
+    "devices": ["device_id", "channel", "gain", "bias", "clock_offset_seconds"],
+    "labels": ["key", "label", "labels", "file", "row"],
+}
+
+
+def build_table(name: str, **columns: object) -> pd.DataFrame:
+    """Build one table with the columns and dtypes that all readers share.
+
+    Args:
+        name: A key of ``TABLE_COLUMNS``.
+        **columns: Values or scalars; columns not given are missing (NaN, NaT, None).
+
+    Returns:
+        The table; empty where no columns are given.
+    """
+    names = TABLE_COLUMNS[name]
+    length = max((len(value) for value in columns.values() if isinstance(value, Sized) and not isinstance(value, str)), default=0)
+    data: dict[str, object] = {}
+    for column in names:
+        value = columns.get(column)
+        if isinstance(value, pd.Series):
+            value = value.array
+        if value is None:
+            value = np.full(length, np.nan) if _DTYPES[column] == "float64" else None
+        series = pd.Series(value, index=range(length))
+        if _DTYPES[column] == TIME_DTYPE:
+            series = pd.to_datetime(series, utc=True)
+        # Categories are kept: files and patients repeat over millions of rows.
+        data[column] = series if isinstance(series.dtype, pd.CategoricalDtype) else series.astype(_DTYPES[column])
+    return pd.DataFrame(data, columns=names)
+
+
+@dataclass
+class SourceTables:
+    """One source, read.
+
+    Attributes:
+        patients: One row a patient, in source order.
+        observations: Values in the source's units.
+        notes: Clinical notes.
+        images: Image files, not yet decoded.
+        annotations: Labels by annotator.
+        devices: Calibration certificates, in canonical units.
+        labels: Labels that the source itself holds.
+        classes: Ordered class names that the source itself declares.
+        label_names: Class name by label in the source.
+        not_used: Rows by kind that hold no channel of the catalogue; not rejected, only counted.
+        files: Files to be named one by one in the manifest.
+        groups: Files named as a group, because their names may tell who the patients are.
+        provenance: Facts for the manifest.
+    """
+
+    patients: pd.DataFrame
+    observations: pd.DataFrame = field(default_factory=lambda: build_table("observations"))
+    notes: pd.DataFrame = field(default_factory=lambda: build_table("notes"))
+    images: pd.DataFrame = field(default_factory=lambda: build_table("images"))
+    annotations: pd.DataFrame = field(default_factory=lambda: build_table("annotations"))
+    devices: pd.DataFrame = field(default_factory=lambda: build_table("devices"))
+    labels: pd.DataFrame = field(default_factory=lambda: build_table("labels"))
+    classes: list[str] | None = None
+    label_names: dict[str, str] = field(default_factory=dict)
+    not_used: dict[str, int] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
+    groups: dict[str, list[Path]] = field(default_factory=dict)
+    provenance: dict[str, str | int | float | bool | None] = field(default_factory=dict)
