@@ -9,7 +9,6 @@ import numpy as np
 from scipy.stats import binomtest
 
 from evaluation.intervals import DEFAULT_CONFIDENCE, Interval, percentile_interval
-from evaluation.metrics import score
 from evaluation.resampled import accuracy, macro_auc
 from evaluation.rows import PredictedRows
 
@@ -135,12 +134,12 @@ def compare_pair(
     """
     if not np.array_equal(candidate.rows, baseline.rows):
         raise ValueError("A paired comparison needs the same rows in the same order; received different ones.")
-    ours, theirs = score(candidate).overall, score(baseline).overall
+    once = np.ones((1, len(candidate)))
 
-    def difference(metric: str, resample: Callable[[PredictedRows, np.ndarray], np.ndarray]) -> Difference:
-        resampled = resample(candidate, weights) - resample(baseline, weights)
+    def difference(metric: Callable[[PredictedRows, np.ndarray], np.ndarray]) -> Difference:
+        resampled = metric(candidate, weights) - metric(baseline, weights)
         return Difference(
-            value=ours[metric] - theirs[metric],
+            value=float((metric(candidate, once) - metric(baseline, once))[0]),
             interval=percentile_interval(resampled, confidence),
             p_value=bootstrap_p_value(resampled),
         )
@@ -152,8 +151,8 @@ def compare_pair(
     return Comparison(
         baseline=name,
         rows=len(candidate),
-        macro_auc=difference("macro_auc", macro_auc),
-        accuracy=difference("accuracy", accuracy),
+        macro_auc=difference(macro_auc),
+        accuracy=difference(accuracy),
         only_candidate=only_candidate,
         only_baseline=only_baseline,
         mcnemar_p_value=mcnemar_p_value(only_candidate, only_baseline) if independent else float("nan"),

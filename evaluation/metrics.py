@@ -100,17 +100,19 @@ def score(predicted: PredictedRows) -> Scores:
 def _scores_by_class(predicted: PredictedRows, present: np.ndarray) -> dict[str, np.ndarray]:
     """One-vs-rest metrics; a loop over classes, not rows."""
     values = {name: np.full(predicted.class_count, np.nan) for name in CLASS_METRICS}
+    labels, decided = predicted.labels, predicted.predicted
+    counts = sk.multilabel_confusion_matrix(labels, decided, labels=np.arange(predicted.class_count))
     for k in present:
-        truth, decided = predicted.labels == k, predicted.predicted == k
-        values["accuracy"][k] = sk.accuracy_score(truth, decided)
-        values["recall"][k] = sk.recall_score(truth, decided, zero_division=0)
-        values["precision"][k] = sk.precision_score(truth, decided, zero_division=0)
-        if truth.all():
+        (rejected, false_alarms), (missed, hits) = counts[k]
+        values["accuracy"][k] = (hits + rejected) / len(predicted)
+        values["recall"][k] = hits / (hits + missed)
+        values["precision"][k] = hits / max(hits + false_alarms, 1)
+        if hits + missed == len(predicted):
             continue
-        values["specificity"][k] = sk.recall_score(~truth, ~decided, zero_division=0)
-        values["auc"][k] = sk.roc_auc_score(truth, predicted.probabilities[:, k])
-        values["kappa"][k] = sk.cohen_kappa_score(truth, decided)
-        values["mcc"][k] = sk.matthews_corrcoef(truth, decided)
+        values["specificity"][k] = rejected / (rejected + false_alarms)
+        values["auc"][k] = sk.roc_auc_score(labels == k, predicted.probabilities[:, k])
+        values["kappa"][k] = sk.cohen_kappa_score(labels == k, decided == k)
+        values["mcc"][k] = sk.matthews_corrcoef(labels == k, decided == k)
     return values
 
 

@@ -40,6 +40,7 @@ _STYLE = {
     "svg.fonttype": "path",
 }
 _PNG_DPI = 150
+_PIXELS_PER_INCH = 100
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,8 @@ def to_svg(figure: Figure, prefix: str) -> str:
         prefix: Put before every id, so that several figures can share a page.
 
     Returns:
-        An ``<svg>`` element without prolog, fixed size or background, its ink the page's text colour.
+        An ``<svg>`` element without prolog, fixed size or background, its ink the page's text colour; the CSS variable
+        ``--natural`` holds the width at which its type has the size of the page's.
     """
     text = StringIO()
     with mpl.rc_context(_STYLE | {"svg.hashsalt": prefix}):
@@ -255,4 +257,5 @@ def to_svg(figure: Figure, prefix: str) -> str:
     svg = svg.replace(INK, "currentColor")
     svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
     svg = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{prefix}-", svg)
-    return svg.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
+    natural = f"--natural: {figure.get_figwidth() * _PIXELS_PER_INCH:.0f}px"
+    return svg.replace("<svg ", f'<svg aria-hidden="true" focusable="false" style="{natural}" ', 1)

@@ -112,6 +112,19 @@ def accuracy(predicted: PredictedRows, weights: np.ndarray) -> np.ndarray:
     return _weighted_mean((predicted.predicted == predicted.labels).astype(np.float64), weights)
 
 
+def macro_precision(predicted: PredictedRows, weights: np.ndarray) -> np.ndarray:
+    """Return the macro precision of every resample, over the classes that were drawn.
+
+    Args:
+        predicted: Rows of one model.
+        weights: float ``[resamples, n]``.
+
+    Returns:
+        float64 ``[resamples]``.
+    """
+    return _overall_metrics(confusion_matrices(predicted, weights))["macro_precision"]
+
+
 def confusion_matrices(predicted: PredictedRows, weights: np.ndarray) -> np.ndarray:
     """Return the confusion matrix of every resample.
 

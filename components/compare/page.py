@@ -76,10 +76,10 @@ def _facts(results: Results, settings: CompareSettings) -> list[tuple[str, str]]
         ("Classes", f"{len(shown)}: {', '.join(shown)}"),
         (
             "Series",
-            f"{len(manifest.channels)} channels ({', '.join(readable(name) for name in manifest.channel_names)}), "
-            f"{manifest.steps} steps of {manifest.step_seconds:g} s",
+            f"{manifest.steps} steps of {manifest.step_seconds:g} s; channels: "
+            + ", ".join(readable(name) for name in manifest.channel_names),
         ),
-        ("Images", f"{image.height} x {image.width}, {image.channels} channels" if image else "none in this cohort"),
+        ("Images", f"{image.height} × {image.width} × {image.channels}" if image else "none in this cohort"),
         (
             "Intervals",
             f"{settings.confidence:.0%} bootstrap percentile, {settings.resamples} resamples of patients within "
@@ -236,6 +236,7 @@ def _limits_section(results: Results, settings: CompareSettings) -> Section:
     items = [
         f"With {test} held-out rows, differences smaller than the intervals' width cannot be seen.",
         "Intervals tell of the draw of patients; not of another seed of training, another hospital or another time.",
+        "An interval such as 1.000 to 1.000 means that no resample held an error; on few rows that is no certainty.",
         "The best model is named on the same rows that score it, which flatters it a little.",
         f"{len(results.comparisons[TEST])} baselines were compared; p-values are Holm-adjusted, and below "
         f"{settings.significance:g} counts as a difference.",

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from components.compare.names import HEADLINE, METRICS, model_name
+from components.compare.names import HEADLINE, METRICS, join_names, model_name
 from components.compare.results import Evaluated, Results, described_rows
 from components.compare.tables import headline_rows, modality_table
 from data_schemas.features import MODALITIES
@@ -195,9 +195,10 @@ def precision_table(results: Results) -> Table | None:
     if not results.fold_precision:
         return None
     count = results.inputs.features.manifest.folds
+    same_classes = all(paper_results().code(label) for label in results.classes)
     rows = []
     for name, folds in results.fold_precision.items():
-        published = paper_results().fold_precision(name)
+        published = paper_results().fold_precision(name) if same_classes else None
         by_fold = {entry.fold: entry for entry in folds}
         row = [Cell(model_name(name), strong=name == results.candidate)]
         for fold in range(count):
@@ -211,13 +212,17 @@ def precision_table(results: Results) -> Table | None:
     sizes = [entry.rows for entry in next(iter(results.fold_precision.values()))]
     some = next(iter(results.evaluated[OUT_OF_FOLD].values()))
     size = str(min(sizes)) if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
-    notes = [
-        "A fold is scored by models that were fitted on the other folds. The paper's 10 folds are of another cohort; its "
-        "mean and range stand beside ours, and its folds too where there are 10 here."
-    ]
-    without = [name for name in results.fold_precision if paper_results().fold_precision(name) is None]
-    if without:
-        notes.append(f"{NO_MODEL_FIGURE.capitalize()}: {', '.join(model_name(name) for name in without)}.")
+    notes = ["A fold is scored by models that were fitted on the other folds."]
+    if same_classes:
+        notes.append(
+            "The paper's 10 folds are of another cohort; their mean and range stand beside ours, and each of them too "
+            "where there are 10 here."
+        )
+        without = [name for name in results.fold_precision if paper_results().fold_precision(name) is None]
+        if without:
+            notes.append(f"{join_names(without)}: {NO_MODEL_FIGURE}.")
+    else:
+        notes.append("The paper's classes are others, so its macro precision does not stand beside ours.")
     return Table(
         caption=f"Table III, macro precision by fold; {described_rows(OUT_OF_FOLD, some)}, {size} a fold",
         headers=["Model", *[f"Fold {fold + 1}" for fold in range(count)], "Mean of folds"],
@@ -310,7 +315,7 @@ def _signed_cell(value: float, bounds: Interval) -> Cell:
 
 def _class_headers(results: Results, entry: Evaluated) -> list[str]:
     counts = np.bincount(entry.rows.labels, minlength=len(results.classes))
-    return [f"{readable(label)} (n = {counts[k]})" for k, label in enumerate(results.classes)]
+    return [f"{readable(label)} (n\u00a0=\u00a0{counts[k]})" for k, label in enumerate(results.classes)]
 
 
 def _paper_notes(results: Results, *, models: bool) -> list[str]:

@@ -12,8 +12,9 @@ from components.compare.inputs import SETS, ComparisonInputs
 from components.compare.settings import CompareSettings
 from data_schemas.predictions import OUT_OF_FOLD, TEST
 from evaluation.comparisons import Comparison, adjust, compare_pair
-from evaluation.intervals import Interval, Intervals, bootstrap_intervals, bootstrap_weights
+from evaluation.intervals import Interval, Intervals, bootstrap_intervals, bootstrap_weights, percentile_interval
 from evaluation.metrics import Scores, score
+from evaluation.resampled import macro_precision
 from evaluation.rows import PredictedRows, common_rows
 
 
@@ -156,13 +157,13 @@ def _fold_precision(predicted: PredictedRows, folds: int, settings: CompareSetti
         own = predicted.select(predicted.folds == fold)
         if len(own) == 0:
             continue
-        found = _evaluate_rows(own, settings)
+        weights = bootstrap_weights(own.labels, own.groups, resamples=settings.resamples, seed=settings.seed)
         entries.append(
             FoldPrecision(
                 fold=fold,
                 rows=len(own),
-                value=found.scores.overall["macro_precision"],
-                interval=found.intervals.overall["macro_precision"],
+                value=float(macro_precision(own, np.ones((1, len(own))))[0]),
+                interval=percentile_interval(macro_precision(own, weights), settings.confidence),
             )
         )
     return entries

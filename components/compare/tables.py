@@ -142,12 +142,14 @@ def precision_table(results: Results) -> pd.DataFrame:
         results: From ``evaluate``.
 
     Returns:
-        Columns model, fold (from 1), rows, value, low, high, paper; the paper's number of the same fold where it has one.
-        The two cohorts' folds have nothing in common but the number.
+        Columns model, fold (from 1), rows, value, low, high, paper; the paper's number of the same fold where it has one and
+        the classes are the paper's. The two cohorts' folds have nothing in common but the number.
     """
+    paper = paper_results()
+    same_classes = all(paper.code(label) for label in results.classes)
     rows = []
     for name, folds in results.fold_precision.items():
-        published = paper_results().fold_precision(name) or []
+        published = (paper.fold_precision(name) if same_classes else None) or []
         for entry in folds:
             rows.append(
                 {

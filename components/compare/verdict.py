@@ -38,9 +38,9 @@ def verdict(results: Results, settings: CompareSettings) -> list[str]:
     first = results.best(OUT_OF_FOLD)
     if own is not None and first is not None and results.comparisons[OUT_OF_FOLD]:
         where = f"the {described_rows(OUT_OF_FOLD, own)}"
+        behind = "" if first == results.candidate else f", the candidate's {_macro_auc(results, results.candidate, OUT_OF_FOLD)}"
         lines.append(
-            f"On {where}, the highest macro AUC is that of {_scored(results, first, OUT_OF_FOLD)}"
-            + (f"; {candidate} has {_macro_auc(results, results.candidate, OUT_OF_FOLD)}. " if first != results.candidate else ". ")
+            f"On {where}, the highest macro AUC is that of {_scored(results, first, OUT_OF_FOLD)}{behind}. "
             + _significance(results.comparisons[OUT_OF_FOLD], candidate, "them", settings)
         )
     return lines
@@ -49,17 +49,22 @@ def verdict(results: Results, settings: CompareSettings) -> list[str]:
 def _first_line(results: Results, best: str, rows: str, settings: CompareSettings) -> str:
     if best == results.candidate:
         return f"{_scored(results, best, TEST)} has the highest macro AUC of all models on the {rows}."
-    lead = "A simpler model wins" if best in settings.simple_models else "The candidate does not win"
+    simple = best in settings.simple_models
+    pair = next((pair for pair in results.comparisons[TEST] if pair.baseline == best), None)
+    p = pair.macro_auc_adjusted_p_value if pair else math.nan
+    significant = p < settings.significance
+    if significant:
+        lead = "A simpler model wins" if simple else "Another model wins"
+    else:
+        lead = "A simpler model is at least as good" if simple else "Another model is at least as good"
     line = (
-        f"{lead}: {_scored(results, best, TEST)} has the highest macro AUC on the {rows}; the candidate "
+        f"{lead}: {_scored(results, best, TEST)} has the highest macro AUC on the {rows}, the candidate "
         f"{_scored(results, results.candidate, TEST)}."
     )
-    pair = next((pair for pair in results.comparisons[TEST] if pair.baseline == best), None)
-    if pair is None:
+    if math.isnan(p):
         return line
-    p = pair.macro_auc_adjusted_p_value
-    found = "is significant" if p < settings.significance else "could be chance"
-    return f"{line[:-1]}. The difference {found} ({p_value(p)} after Holm's correction)."
+    found = "is significant" if significant else "could be chance"
+    return f"{line} The difference {found} ({p_value(p)} after Holm's correction)."
 
 
 def _simple_rival(results: Results, best: str, settings: CompareSettings) -> str:
