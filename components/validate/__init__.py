@@ -1,0 +1,1 @@
+"""Validate: TFDV statistics, schema and anomalies of a cohort, and checks of its tables."""

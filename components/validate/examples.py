@@ -1,0 +1,78 @@
+"""The examples that TFDV reads: one row a patient, every column a list."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from components.validate.tables import CohortTables
+
+CHANNEL_PREFIX = "channel:"
+
+
+def build_examples(tables: CohortTables) -> pa.Table:
+    """Turn a cohort into one example a patient.
+
+    Args:
+        tables: The cohort's tables.
+
+    Returns:
+        A table of list columns, null where a patient has no value: label, annotation, site, sex, age,
+        observations, notes, note_words, images, image_brightness, and ``channel:<name>`` with all the patient's
+        values. No identifiers, no text.
+    """
+    patients = tables.patients
+    number = len(patients)
+    observations = tables.observations
+    first = observations.groupby("patient")["time"].min().reindex(range(number))
+    age = first.dt.year.to_numpy(np.float64) - patients["birth_year"].to_numpy(np.float64, na_value=np.nan)
+    image_rows = tables.images["row"].to_numpy(np.int64)
+    stored = (image_rows >= 0) & (image_rows < len(tables.brightness))
+    columns = {
+        "label": _single(patients["label"], pa.string()),
+        "annotation": _lists(tables.annotations["patient"], tables.annotations["label"], number, pa.string()),
+        "site": _single(patients["site"], pa.string()),
+        "sex": _single(patients["sex"], pa.string()),
+        "age": _single(pd.Series(age), pa.float64()),
+        "observations": _counts(observations["patient"], number),
+        "notes": _counts(tables.notes["patient"], number),
+        "note_words": _lists(tables.notes["patient"], tables.notes["words"], number, pa.int64()),
+        "images": _counts(tables.images["patient"], number),
+        "image_brightness": _lists(
+            tables.images["patient"][stored], tables.brightness[image_rows[stored]], number, pa.float64()
+        ),
+    }
+    channel = observations["channel"].to_numpy()
+    for position, name in enumerate(tables.manifest.channel_names):
+        rows = observations[channel == position]
+        columns[f"{CHANNEL_PREFIX}{name}"] = _lists(rows["patient"], rows["value"], number, pa.float64())
+    return pa.table(columns)
+
+
+def _single(values: pd.Series, kind: pa.DataType) -> pa.ListArray:
+    """Return lists of one value; null where it is missing."""
+    return _lists(np.arange(len(values)), values, len(values), kind)
+
+
+def _counts(patient: pd.Series, number: int) -> pa.ListArray:
+    """Return how many rows each patient has, as lists of one value."""
+    known = patient.to_numpy()[patient.to_numpy() >= 0]
+    return _single(pd.Series(np.bincount(known, minlength=number)), pa.int64())
+
+
+def _lists(
+    patient: pd.Series | np.ndarray, values: pd.Series | np.ndarray, number: int, kind: pa.DataType
+) -> pa.ListArray:
+    """Gather values by patient into lists; null where a patient has none."""
+    series = pd.Series(np.asarray(values, dtype=object) if kind == pa.string() else np.asarray(values))
+    owner = np.asarray(patient, dtype=np.int64)
+    kept = (owner >= 0) & series.notna().to_numpy()
+    owner, series = owner[kept], series[kept]
+    order = np.argsort(owner, kind="stable")
+    offsets = np.searchsorted(owner[order], np.arange(number + 1)).astype(np.int32)
+    return pa.ListArray.from_arrays(
+        pa.array(offsets),
+        pa.array(series.to_numpy()[order], type=kind),
+        mask=pa.array(np.diff(offsets) == 0),
+    )
