@@ -123,14 +123,12 @@ class Catalogue:
     @cached_property
     def by_meds(self) -> dict[str, tuple[str, str]]:
         """MEDS code, without its unit, to channel and default unit."""
-        return {
-            code: (name, unit) for name, channel in self.channels.items() for code, unit in channel.meds.items()
-        }
+        return {code: (name, unit) for name, channel in self.channels.items() for code, unit in channel.meds.items()}
 
     @cached_property
     def by_name(self) -> dict[str, tuple[str, ...]]:
         """Measurement name, lower case, to its channels: one, or a panel's in order."""
-        names = {name: (name,) for name in self.channels}
+        names: dict[str, tuple[str, ...]] = {name: (name,) for name in self.channels}
         names |= {alias: (name,) for name, channel in self.channels.items() for alias in channel.names}
         names |= {alias: tuple(panel.channels) for panel in self.panels.values() for alias in panel.names}
         return names

@@ -8,8 +8,11 @@ import numpy as np
 import pandas as pd
 
 from components.ingest.rejections import ABSENT, DUPLICATE, IMPLAUSIBLE, UNKNOWN_PATIENT, Rejections
+from components.ingest.source_tables import build_table, constant, map_values, stack_tables
 from data_schemas.channels import Catalogue
 from data_schemas.errors import InputError
+
+_YEAR_SECONDS = 365.25 * 86400
 
 
 @dataclass
@@ -69,7 +72,7 @@ def clean_observations(
         )
     implausible = taken[converted.unit_known & ~converted.plausible]
     rejections.add(implausible, implausible["channel"], IMPLAUSIBLE)
-    units = taken["channel"].map({name: entry.unit for name, entry in catalogue.channels.items()})
+    units = map_values(taken["channel"], {name: entry.unit for name, entry in catalogue.channels.items()})
     corrected = taken.loc[converted.corrected, "channel"].value_counts()
     taken = taken.assign(value=converted.values, unit=units)[converted.plausible]
     duplicate = taken.duplicated(["key", "channel", "device_id", "time", "value"])
@@ -94,32 +97,36 @@ def drop_unknown_patients(rows: pd.DataFrame, patients: pd.Index, rejections: Re
     return rows[known]
 
 
-def channels_in_order(observations: pd.DataFrame, chosen: list[str] | None, catalogue: Catalogue) -> list[str]:
+def channels_in_order(
+    observations: pd.DataFrame, chosen: list[str] | None, demographics: list[str], catalogue: Catalogue
+) -> list[str]:
     """Return the cohort's channels in their fixed order.
 
     Args:
-        observations: Clean observations of the cohort's patients.
+        observations: Clean observations of the cohort's patients, demographics among them.
         chosen: The settings' channels, or None for all measured ones in the catalogue's order.
+        demographics: Demographics that the settings name; after the chosen channels.
         catalogue: The catalogue.
 
     Returns:
         Channel names.
 
     Raises:
-        InputError: A chosen channel is not in the catalogue, or never measured.
+        InputError: A channel that the settings name is never measured.
     """
     measured = set(observations["channel"].unique())
+    for setting, names in (("ingest.channels", chosen or []), ("ingest.demographics", demographics)):
+        for name in names:
+            if name not in measured:
+                raise InputError(
+                    f"channel {name} is never measured in the sources",
+                    file="settings",
+                    field=setting,
+                    remedy=f"Choose among {', '.join(sorted(measured)) or 'none: no channel is measured'}",
+                )
     if chosen is None:
         return [name for name in catalogue.channels if name in measured]
-    for name in chosen:
-        if name not in measured:
-            raise InputError(
-                f"channel {name} is never measured in the sources",
-                file="settings",
-                field="ingest.channels",
-                remedy=f"Choose among {', '.join(sorted(measured)) or 'none: no channel is measured'}",
-            )
-    return chosen
+    return list(dict.fromkeys([*chosen, *demographics]))
 
 
 def demographic_observations(patients: pd.DataFrame, demographics: list[str], last_too: bool) -> pd.DataFrame:
@@ -137,17 +144,25 @@ def demographic_observations(patients: pd.DataFrame, demographics: list[str], la
     at_last = patients[patients["last"] > patients["first"]].assign(time=lambda rows: rows["last"])
     rows = pd.concat([at_first, at_last]) if last_too else at_first
     rows = rows[rows["time"].notna()]
-    years = (rows["time"].dt.tz_localize(None) - rows["birth_date"]) / pd.Timedelta(days=365.25)
-    elapsed = (rows["time"] - rows["first"]) / pd.Timedelta(days=365.25)
+    years = (rows["time"].dt.tz_localize(None) - rows["birth_date"]).dt.total_seconds() / _YEAR_SECONDS
+    elapsed = (rows["time"] - rows["first"]).dt.total_seconds() / _YEAR_SECONDS
     values = {
         "age": years.where(rows["birth_date"].notna(), rows["age"] + elapsed),
         "sex": rows["sex"].map({"female": 0.0, "male": 1.0}),
     }
     parts = [
-        pd.DataFrame(
-            {"key": rows["key"], "device_id": "", "channel": name, "time": rows["time"], "value": values[name]}
-        ).assign(unit="a" if name == "age" else "1", file=rows["file"], row=rows["row"])
+        build_table(
+            "observations",
+            key=rows["key"],
+            device_id=constant("", len(rows)),
+            channel=constant(name, len(rows)),
+            time=rows["time"],
+            value=values[name],
+            unit=constant("a" if name == "age" else "1", len(rows)),
+            file=rows["file"],
+            row=rows["row"],
+        )
         for name in demographics
     ]
-    table = pd.concat(parts, ignore_index=True)
+    table = stack_tables("observations", parts)
     return table[np.isfinite(table["value"].to_numpy(np.float64))]

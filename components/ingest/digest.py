@@ -39,7 +39,8 @@ def content_digest(
         for column in SCHEMAS[name]:
             digest.update(f"{name}.{column.name}".encode())
             if column.name == "patient_id":
-                digest.update(position.get_indexer(table["patient_id"]).astype("<i8").tobytes())
+                codes, names = pd.factorize(table["patient_id"])
+                digest.update(position.get_indexer(pd.Index(names, dtype=object))[codes].astype("<i8").tobytes())
             else:
                 _update(digest, pa.array(table[column.name], type=column.type, from_pandas=True))
     if images is not None:

@@ -28,7 +28,7 @@ from components.ingest.pseudonyms import pseudonyms
 from components.ingest.readers import read_source
 from components.ingest.rejections import Rejections
 from components.ingest.settings import IngestSettings
-from components.ingest.source_tables import SourceTables, build_table
+from components.ingest.source_tables import SourceTables, build_table, stack_tables
 from data_schemas.channels import Catalogue, load_catalogue
 from data_schemas.cohort import SCHEMAS, ImageShape, Manifest, SourceFile, write_cohort
 from data_schemas.errors import InputError
@@ -86,8 +86,9 @@ def ingest_sources(
         patients, classes = _labelled_patients(settings, tables, label_file, rejections)
         parts, cleaned = _assemble(settings, tables, patients, catalogue, rejections)
         progress("writing the cohort")
-        channels = [catalogue.contract(name) for name in _channel_names(parts.observations, settings, catalogue)]
-        cohort = _pseudonymise(parts, [channel.name for channel in channels], pseudonym_key)
+        names = channels_in_order(parts.observations, settings.channels, list(settings.demographics), catalogue)
+        channels = [catalogue.contract(name) for name in names]
+        cohort = _pseudonymise(parts, names, pseudonym_key)
         cohort["rejected"] = rejections.table()
         height, width, depth = parts.images.shape[1:] if parts.images is not None else (0, 0, 0)
         manifest = Manifest(
@@ -163,10 +164,10 @@ def _assemble(
     chosen = pd.Index(patients["key"])
 
     def gather(name: str) -> pd.DataFrame:
-        return pd.concat([getattr(table, name) for table in tables if len(getattr(table, name))] or [build_table(name)])
+        return stack_tables(name, [getattr(table, name) for table in tables])
 
     cleaned = clean_observations(
-        gather("observations").reset_index(drop=True),
+        gather("observations"),
         patients=listed,
         channels=_measured_channels(settings),
         catalogue=catalogue,
@@ -181,8 +182,9 @@ def _assemble(
         span = _time_span(patients, [observations, notes, index])
         at_ends = settings.demographics_at == "first_and_last"
         demographics = demographic_observations(span, list(settings.demographics), at_ends)
-        observations = pd.concat([observations, demographics], ignore_index=True)
-    present = patients["key"].isin(pd.concat([observations["key"], notes["key"], index["key"]]).astype(str).unique())
+        observations = stack_tables("observations", [observations, demographics])
+    known = {key for table in (observations, notes, index) for key in table["key"].unique()}
+    present = patients["key"].isin(known)
     rejections.add(patients[~present], "patient", NOTHING_MEASURED)
     if not present.any():
         raise _empty(rejections)
@@ -200,20 +202,19 @@ def _assemble(
 
 
 def _measured_channels(settings: IngestSettings) -> list[str] | None:
-    return None if settings.channels is None else [name for name in settings.channels if name not in settings.demographics]
-
-
-def _channel_names(observations: pd.DataFrame, settings: IngestSettings, catalogue: Catalogue) -> list[str]:
-    if settings.channels is None:
-        return channels_in_order(observations, None, catalogue)
-    added = [name for name in settings.demographics if name not in settings.channels]
-    return channels_in_order(observations, [*settings.channels, *added], catalogue)
+    return (
+        None if settings.channels is None else [name for name in settings.channels if name not in settings.demographics]
+    )
 
 
 def _time_span(patients: pd.DataFrame, tables: list[pd.DataFrame]) -> pd.DataFrame:
     """Add each patient's first and last time stamp; the source's start where nothing has one."""
-    times = pd.concat([table[["key", "time"]].astype({"key": "object"}) for table in tables])
-    span = times.groupby("key")["time"].agg(["min", "max"])
+    spans = [table.groupby("key", observed=True)["time"].agg(["min", "max"]) for table in tables]
+    span = (
+        pd.concat([span.set_axis(span.index.astype(object)) for span in spans])
+        .groupby("key")
+        .agg({"min": "min", "max": "max"})
+    )
     first = patients["key"].map(span["min"])
     earliest = pd.concat([first, patients["start"]], axis=1).min(axis=1)
     last = patients["key"].map(span["max"])
@@ -223,26 +224,22 @@ def _time_span(patients: pd.DataFrame, tables: list[pd.DataFrame]) -> pd.DataFra
 def _pseudonymise(parts: _Parts, channels: list[str], secret: bytes) -> dict[str, pd.DataFrame]:
     """Sort all tables by patient and replace the keys by pseudonyms."""
     patients = parts.patients.reset_index(drop=True)
-    names = pseudonyms(patients["key"], secret)
-    if names.duplicated().any():
+    ids = pseudonyms(patients["key"], secret)
+    if ids.duplicated().any():
         raise ValueError("Two patients have the same pseudonym; choose another key.")
     position = pd.Index(patients["key"])
-    ids = names.to_numpy(dtype=object)
 
     def ordered(table: pd.DataFrame, *by: str) -> pd.DataFrame:
-        patient = position.get_indexer(table["key"].astype(object))
-        keys = [pd.factorize(table[name], sort=True)[0] if name == "modality" else table[name] for name in by]
-        order = np.lexsort([*[np.asarray(key) for key in reversed(keys)], patient])
+        patient = _positions(table["key"], position)
+        order = np.lexsort([*[table[name].astype("int64").to_numpy() for name in reversed(by)], patient])
         order = order[patient[order] >= 0]
-        return table.iloc[order].assign(patient_id=ids[patient[order]]).reset_index(drop=True)
+        return table.iloc[order].assign(patient_id=pd.Categorical.from_codes(patient[order], pd.Index(ids)))
 
-    observations = parts.observations[parts.observations["channel"].isin(channels)]
-    observations = observations.assign(rank=pd.Index(channels).get_indexer(observations["channel"]))
+    observations = parts.observations.assign(rank=_positions(parts.observations["channel"], pd.Index(channels)))
+    observations = observations[observations["rank"] >= 0]
     image_rows = parts.image_index.assign(row=np.arange(len(parts.image_index)))
     cohort = {
-        "patients": patients.assign(
-            patient_id=names, birth_year=patients["birth_date"].dt.year.astype("Int32")
-        ),
+        "patients": patients.assign(patient_id=ids, birth_year=patients["birth_date"].dt.year.astype("Int32")),
         "observations": ordered(observations, "rank", "time"),
         "notes": ordered(parts.notes, "time"),
         "images": ordered(image_rows, "time"),
@@ -250,9 +247,13 @@ def _pseudonymise(parts: _Parts, channels: list[str], secret: bytes) -> dict[str
         "devices": parts.devices,
     }
     required = {"patients", "observations"}
-    return {
-        name: table[SCHEMAS[name].names] for name, table in cohort.items() if len(table) or name in required
-    }
+    return {name: table[SCHEMAS[name].names] for name, table in cohort.items() if len(table) or name in required}
+
+
+def _positions(values: pd.Series, index: pd.Index) -> np.ndarray:
+    """Return the position of each value in an index, -1 where it is not there; looks up each distinct one once."""
+    codes, distinct = pd.factorize(values)
+    return index.get_indexer(pd.Index(distinct, dtype=object))[codes]
 
 
 def _source_files(tables: list[SourceTables], label_file: Path | None) -> list[SourceFile]:
@@ -292,7 +293,9 @@ def _result(
         "not_used_kinds": float(len(not_used)),
     }
     kappas = [annotator_agreement(table.annotations) for table in tables if len(table.annotations)]
-    metrics |= {"annotator_kappa": kappa for kappa in kappas if kappa is not None}
+    known = [kappa for kappa in kappas if kappa is not None]
+    if known:
+        metrics["annotator_kappa"] = float(np.mean(known))
     warnings = [f"{count} rows rejected: {reason}" for reason, count in reasons.items()]
     warnings += [
         f"{count} values of {name} corrected: typed in another unit than declared"

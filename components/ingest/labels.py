@@ -63,7 +63,7 @@ def adjudicate(annotations: pd.DataFrame, rejections: Rejections) -> pd.DataFram
         rejections: Takes patients on whom the annotators disagree.
 
     Returns:
-        Columns of a labels table, in the order in which patients first appear.
+        Columns of a labels table, in the order in which patients first appear; no label (NaN) where rejected.
     """
     latest = annotations.sort_values("time", kind="stable").drop_duplicates(["key", "annotator"], keep="last")
     latest = latest.sort_index(kind="stable")
@@ -75,8 +75,7 @@ def adjudicate(annotations: pd.DataFrame, rejections: Rejections) -> pd.DataFram
     label = first["key"].map(agreed)
     label = label.where(label.notna(), first["key"].map(decided))
     rejections.add(first[label.isna()], "label", DISAGREEMENT)
-    chosen = first.assign(label=label)[label.notna()]
-    return build_table("labels", key=chosen["key"], label=chosen["label"], file=chosen["file"], row=chosen["row"])
+    return build_table("labels", key=first["key"], label=label, file=first["file"], row=first["row"])
 
 
 def annotator_agreement(annotations: pd.DataFrame) -> float | None:
@@ -112,7 +111,7 @@ def assign_labels(
 
     Args:
         patients: Columns key, file, row and others.
-        labels: Columns of a labels table, in source terms.
+        labels: Columns of a labels table, in source terms; NaN for patients that are rejected already.
         label_names: Class name by label in the source.
         classes: Ordered class names; None: all labels, sorted.
         rejections: Takes unknown labels, labels of unknown patients, and patients without one label.
@@ -123,13 +122,18 @@ def assign_labels(
     Raises:
         InputError: A label is not known and ``on_bad_row`` is "fail", or all patients have the same label.
     """
-    named = labels.assign(label=labels["label"].map(lambda label: label_names.get(label, label)))
-    empty = named["label"].isna() | (named["label"] == "")
+    named = labels[labels["label"].notna()]
+    empty = named["label"] == ""
+    rejections.add(named[empty], "label", NO_LABEL)
     named = named[~empty]
+    named = named.assign(label=named["label"].map(lambda label: label_names.get(label, label)))
     classes = classes if classes is not None else sorted(named["label"].unique())
     unknown = ~named["label"].isin(classes)
     rejections.malformed(
-        named[unknown], "label", "is not a known label", remedy=f"Use one of {', '.join(classes)}, or map it in label_names"
+        named[unknown],
+        "label",
+        "is not a known label",
+        remedy=f"Use one of {', '.join(classes)}, or map it in label_names",
     )
     named = named[~unknown]
     stranger = ~named["key"].isin(patients["key"])
@@ -138,8 +142,7 @@ def assign_labels(
     several = named["key"].duplicated(keep=False)
     rejections.add(named[several].drop_duplicates("key"), "label", SEVERAL_LABELS)
     single = named[~several].set_index("key")
-    without = ~patients["key"].isin(named["key"]) & ~patients["key"].isin(labels.loc[unknown[unknown].index, "key"])
-    rejections.add(patients[without], "label", NO_LABEL)
+    rejections.add(patients[~patients["key"].isin(labels["key"])], "label", NO_LABEL)
     labelled = patients[patients["key"].isin(single.index)]
     labelled = labelled.assign(label=labelled["key"].map(single["label"]), labels=labelled["key"].map(single["labels"]))
     conditions = [

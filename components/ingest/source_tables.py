@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import pandas_dtype, union_categoricals
 
 TIME_DTYPE = "datetime64[us, UTC]"
 
@@ -59,7 +60,9 @@ def build_table(name: str, **columns: object) -> pd.DataFrame:
         The table; empty where no columns are given.
     """
     names = TABLE_COLUMNS[name]
-    length = max((len(value) for value in columns.values() if isinstance(value, Sized) and not isinstance(value, str)), default=0)
+    length = max(
+        (len(value) for value in columns.values() if isinstance(value, Sized) and not isinstance(value, str)), default=0
+    )
     data: dict[str, object] = {}
     for column in names:
         value = columns.get(column)
@@ -71,8 +74,59 @@ def build_table(name: str, **columns: object) -> pd.DataFrame:
         if _DTYPES[column] == TIME_DTYPE:
             series = pd.to_datetime(series, utc=True)
         # Categories are kept: files and patients repeat over millions of rows.
-        data[column] = series if isinstance(series.dtype, pd.CategoricalDtype) else series.astype(_DTYPES[column])
+        data[column] = series if isinstance(series.dtype, pd.CategoricalDtype) else series.astype(pandas_dtype(_DTYPES[column]))
     return pd.DataFrame(data, columns=names)
+
+
+def map_values(values: pd.Series, mapping: dict[str, str]) -> pd.Series:
+    """Replace texts that repeat over many rows by looking up each distinct one once.
+
+    Args:
+        values: Texts, or a categorical column.
+        mapping: New text by old text; it knows every value.
+
+    Returns:
+        A categorical column with the same index.
+    """
+    codes, texts = pd.factorize(values)
+    new_codes, new_texts = pd.factorize(pd.Index([mapping[text] for text in texts], dtype=object))
+    return pd.Series(pd.Categorical.from_codes(new_codes[codes], new_texts), index=values.index)
+
+
+def constant(value: str, length: int) -> pd.Categorical[str]:
+    """Return one text for all rows, at one byte a row.
+
+    Args:
+        value: The text.
+        length: Number of rows.
+
+    Returns:
+        A categorical of that length.
+    """
+    return pd.Categorical.from_codes(np.zeros(length, dtype=np.int8), pd.Index([value]))
+
+
+def stack_tables(name: str, tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """Put tables of one kind below each other; categorical columns stay categorical.
+
+    Args:
+        name: A key of ``TABLE_COLUMNS``.
+        tables: Tables with its columns.
+
+    Returns:
+        One table with a fresh index.
+    """
+    filled = [table for table in tables if len(table)]
+    if not filled:
+        return build_table(name)
+    stacked = {}
+    for column in TABLE_COLUMNS[name]:
+        parts = [table[column] for table in filled]
+        if any(isinstance(part.dtype, pd.CategoricalDtype) for part in parts):
+            stacked[column] = pd.Series(union_categoricals([part.astype("category") for part in parts]))
+        else:
+            stacked[column] = pd.concat(parts, ignore_index=True)
+    return pd.DataFrame(stacked)
 
 
 @dataclass

@@ -13,7 +13,6 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from components.ingest.rejections import ABSENT, Rejections
-from components.ingest.source_tables import TIME_DTYPE
 from data_schemas.errors import InputError
 
 _BLOOD_PRESSURE = r"^\s*(-?\d{1,4}(?:\.\d+)?)\s*/\s*(-?\d{1,4}(?:\.\d+)?)\s*$"
@@ -133,7 +132,7 @@ def parse_times(text: pd.Series, time_zone: str = "UTC") -> pd.Series:
         # An offset can only follow a time of day, so that a date's last part is not taken for one.
         naive = ~(texts.str.contains(":", regex=False) & texts.str.contains(_OFFSET, regex=True))
         iso = iso.where(~naive, localise(iso.dt.tz_localize(None), time_zone))
-    return iso.astype(TIME_DTYPE)
+    return pd.Series(iso.dt.as_unit("us"))
 
 
 def localise(naive: pd.Series, time_zone: str) -> pd.Series:
@@ -159,9 +158,7 @@ def localise(naive: pd.Series, time_zone: str) -> pd.Series:
     return (naive - offsets[quarters]).astype("datetime64[us]").dt.tz_localize("UTC")
 
 
-def take_times(
-    frame: pd.DataFrame, rejections: Rejections, time_zone: str, column: str = "time"
-) -> pd.DataFrame:
+def take_times(frame: pd.DataFrame, rejections: Rejections, time_zone: str, column: str = "time") -> pd.DataFrame:
     """Parse a column of time stamps and drop the rows in which it is none.
 
     Args:

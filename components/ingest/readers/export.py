@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from components.ingest.rejections import Rejections
 from components.ingest.settings import TimeZone
 from components.ingest.source_tables import SourceTables, build_table
-from components.ingest.tabular import parse_times, read_text_table, split_pressures, take_numbers, take_times
+from components.ingest.tabular import read_text_table, split_pressures, take_numbers, take_times
 from data_schemas.channels import Catalogue
 from data_schemas.errors import InputError
 
@@ -161,7 +161,9 @@ def _images(path: Path, described: SourceDescription, rejections: Rejections) ->
     folder = (path / "images").resolve()
     paths = table["image"].map(lambda image: (folder / image).resolve())
     outside = ~paths.map(lambda image: image.is_relative_to(folder)).astype(bool)
-    rejections.malformed(table[outside], "file", "leads out of the images folder", remedy="Name a file beside images.csv")
+    rejections.malformed(
+        table[outside], "file", "leads out of the images folder", remedy="Name a file beside images.csv"
+    )
     table = table.assign(path=paths.astype(str))[~outside]
     modality = table["modality"] if "modality" in table else pd.Series("", index=table.index)
     return build_table(

@@ -18,7 +18,7 @@ import pandas as pd
 from components.ingest.readers.fhir_files import Resource, fhir_files, read_resources
 from components.ingest.rejections import ABSENT, Rejections
 from components.ingest.settings import FhirSource
-from components.ingest.source_tables import SourceTables, build_table
+from components.ingest.source_tables import SourceTables, build_table, constant
 from components.ingest.tabular import parse_times, split_pressures, take_numbers, take_times
 from data_schemas.channels import Catalogue
 from data_schemas.errors import InputError
@@ -73,7 +73,9 @@ def read_fhir(settings: FhirSource, path: Path, catalogue: Catalogue, rejections
             _sort_observation(resource, catalogue, items, texts, not_used)
         elif kind in ("DocumentReference", "DiagnosticReport"):
             texts.extend(_document_texts(resource, rejections, not_used))
-    rejections.add(pd.DataFrame({"file": [r.file for r in withdrawn], "row": [r.row for r in withdrawn]}), "status", _WITHDRAWN)
+    rejections.add(
+        pd.DataFrame({"file": [r.file for r in withdrawn], "row": [r.row for r in withdrawn]}), "status", _WITHDRAWN
+    )
     people, keys = _patients(patients, settings, rejections)
     return SourceTables(
         patients=people,
@@ -211,7 +213,9 @@ def _is_used(code: str, element: dict[str, Any], catalogue: Catalogue) -> bool:
 def _document_texts(resource: Resource, rejections: Rejections, not_used: Counter[str]) -> Iterator[_Item]:
     """Yield the plain texts of a DocumentReference or DiagnosticReport."""
     content = resource.content
-    attachments = [entry.get("attachment", {}) for entry in content.get("content", [])] + content.get("presentedForm", [])
+    attachments = [entry.get("attachment", {}) for entry in content.get("content", [])] + content.get(
+        "presentedForm", []
+    )
     place = (_subject_of(content), _time_of(content))
     if content.get("conclusion"):
         yield _Item(*place, "conclusion", content["conclusion"], "", resource.file, resource.row)
@@ -253,7 +257,7 @@ def _observations(
     ]
     rows = pd.concat([single, *halves]).sort_index(kind="stable")
     columns = {name: rows[name] for name in ("key", "channel", "time", "value", "unit", "file", "row")}
-    return build_table("observations", device_id=[""] * len(rows), **columns)
+    return build_table("observations", device_id=constant("", len(rows)), **columns)
 
 
 def _notes(texts: list[_Item], keys: dict[str, str], settings: FhirSource, rejections: Rejections) -> pd.DataFrame:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from components.ingest.rejections import Rejections
 from components.ingest.settings import MedsSource
-from components.ingest.source_tables import SourceTables, build_table
+from components.ingest.source_tables import SourceTables, build_table, constant
 from components.ingest.tabular import localise
 from data_schemas.channels import Catalogue
 from data_schemas.errors import InputError
@@ -57,7 +57,7 @@ def read_meds(settings: MedsSource, path: Path, catalogue: Catalogue, rejections
     observations = build_table(
         "observations",
         key=taken["key"],
-        device_id=np.full(len(taken), "", dtype=object),
+        device_id=constant("", len(taken)),
         channel=taken["channel"],
         time=localise(taken["time"], settings.time_zone),
         value=taken["value"],
@@ -87,7 +87,9 @@ def _read_events(path: Path, name: str) -> pd.DataFrame:
         raise InputError("is not a readable Parquet file", file=name, remedy="Copy it again") from error
     try:
         # Wall-clock times; microseconds reach past the year 2262.
-        time = table["time"].cast(pa.timestamp("us", tz="UTC" if getattr(schema.field("time").type, "tz", None) else None))
+        time = table["time"].cast(
+            pa.timestamp("us", tz="UTC" if getattr(schema.field("time").type, "tz", None) else None)
+        )
         numbers = table[value].to_numpy()
         if numbers.dtype == np.float32:
             # Through the shortest text, so that 98.6 stays 98.6 and not 98.5999984741.
@@ -101,7 +103,7 @@ def _read_events(path: Path, name: str) -> pd.DataFrame:
             "time": time.cast(pa.timestamp("us")).to_pandas().astype("datetime64[us]"),
             "code": table["code"].cast(pa.string()).to_pandas(),
             "value": numbers,
-            "file": pd.Categorical.from_codes(np.zeros(table.num_rows, dtype=np.int8), [name]),
+            "file": pd.Categorical.from_codes(np.zeros(table.num_rows, dtype=np.int8), pd.Index([name])),
             "row": np.arange(1, table.num_rows + 1),
         }
     )

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from components.ingest.rejections import Rejections
 from components.ingest.settings import PhysioNet2012Source
-from components.ingest.source_tables import SourceTables, build_table
+from components.ingest.source_tables import SourceTables, build_table, constant, map_values
 from components.ingest.tabular import read_text_table
 from data_schemas.channels import Catalogue
 from data_schemas.errors import InputError
@@ -54,9 +54,15 @@ def read_physionet2012(
     lines = _split_lines(texts, path.name, rejections)
     lines = _take_numbers(_take_minutes(lines, rejections), rejections)
     stays = _stays(lines, len(texts), path.name, rejections)
-    lines = lines.assign(key=pd.Categorical.from_codes(stays["position_key"].to_numpy()[lines["stay"]], stays["key"]))
+    lines = lines.assign(
+        key=pd.Categorical.from_codes(stays["position_key"].to_numpy()[lines["stay"]], pd.Index(stays["key"]))
+    )
     lines = lines[lines["key"].notna()]
-    missing = (lines["value"] == -1) & (lines["minutes"] == 0) & lines["parameter"].isin(["Weight", "Height", "Gender", "Age"])
+    missing = (
+        (lines["value"] == -1)
+        & (lines["minutes"] == 0)
+        & lines["parameter"].isin(["Weight", "Height", "Gender", "Age"])
+    )
     rejections.add(lines[missing], lines.loc[missing, "parameter"], _MISSING)
     lines = lines[~missing]
     tables = SourceTables(
@@ -111,19 +117,18 @@ def _split_lines(texts: list[bytes], source: str, rejections: Rejections) -> pd.
     where = pd.DataFrame({"file": pd.Categorical.from_codes(stay[used], names), "row": row[used], "stay": stay[used]})
     rejections.malformed(where[~whole], "(all)", "is not Time,Parameter,Value", remedy="Mend the line")
     flat = pc.list_flatten(fields.filter(pa.array(whole)))
-    parameter = flat.take(pa.array(np.arange(1, len(flat), 3))).dictionary_encode()
-    return where[whole].assign(
-        time=flat.take(pa.array(np.arange(0, len(flat), 3))).to_pandas().to_numpy(),
-        parameter=pd.Categorical.from_codes(parameter.indices.to_numpy(), parameter.dictionary.to_pylist()),
-        text=flat.take(pa.array(np.arange(2, len(flat), 3))).to_pandas().to_numpy(),
-    )
+    columns = {}
+    for position, name in enumerate(("time", "parameter", "text")):
+        # Few distinct texts repeat over many lines: each is parsed once.
+        column = flat.take(pa.array(np.arange(position, len(flat), 3))).dictionary_encode()
+        columns[name] = pd.Categorical.from_codes(column.indices.to_numpy(), column.dictionary.to_pylist())
+    return where[whole].assign(**columns)
 
 
 def _take_minutes(lines: pd.DataFrame, rejections: Rejections) -> pd.DataFrame:
     """Parse ``HH:MM`` into minutes since admission."""
-    codes, texts = pd.factorize(lines["time"])
-    parts = pd.Series(texts).str.extract(r"^(\d{1,3}):([0-5]\d)$").astype(float)
-    minutes = (parts[0] * 60 + parts[1]).to_numpy()[codes]
+    parts = lines["time"].cat.categories.to_series().str.extract(r"^(\d{1,3}):([0-5]\d)$").astype(float)
+    minutes = (parts[0] * 60 + parts[1]).to_numpy()[lines["time"].cat.codes]
     bad = np.isnan(minutes)
     rejections.malformed(
         lines[bad],
@@ -136,8 +141,8 @@ def _take_minutes(lines: pd.DataFrame, rejections: Rejections) -> pd.DataFrame:
 
 
 def _take_numbers(lines: pd.DataFrame, rejections: Rejections) -> pd.DataFrame:
-    codes, texts = pd.factorize(lines["text"])
-    values = pd.to_numeric(pd.Series(texts), errors="coerce").to_numpy()[codes]
+    numbers = pd.to_numeric(lines["text"].cat.categories.to_series(), errors="coerce")
+    values = numbers.to_numpy(np.float64)[lines["text"].cat.codes]
     bad = np.isnan(values)
     rejections.malformed(
         lines[bad], "Value", "is not a number", received=lines.loc[bad, "text"], remedy="Write a number"
@@ -147,7 +152,7 @@ def _take_numbers(lines: pd.DataFrame, rejections: Rejections) -> pd.DataFrame:
 
 def _stays(lines: pd.DataFrame, count: int, source: str, rejections: Rejections) -> pd.DataFrame:
     """Return the record number of each file: ``key``, and ``position_key`` = its position or -1 where it has none."""
-    records = lines[lines["parameter"] == "RecordID"].drop_duplicates("stay").set_index("stay")["text"]
+    records = lines[lines["parameter"] == "RecordID"].drop_duplicates("stay").set_index("stay")["text"].astype(str)
     keys = records.reindex(range(count))
     repeated = keys.duplicated() & keys.notna()
     nameless = keys.isna() | repeated
@@ -184,17 +189,17 @@ def _patients(lines: pd.DataFrame, source: str) -> pd.DataFrame:
 def _observations(lines: pd.DataFrame, catalogue: Catalogue) -> pd.DataFrame:
     codes = catalogue.by_physionet2012
     used = lines[lines["parameter"].isin(list(codes))]
-    parameter = used["parameter"].astype(str)
+    elapsed = (used["minutes"].to_numpy() * 60_000_000).astype("timedelta64[us]")
     return build_table(
         "observations",
-        key=used["key"].array,
-        device_id=np.full(len(used), "", dtype=object),
-        channel=parameter.map({name: channel for name, (channel, _) in codes.items()}).array,
-        time=(ADMISSION + pd.to_timedelta(used["minutes"], unit="min")).array,
-        value=used["value"].array,
-        unit=parameter.map({name: unit for name, (_, unit) in codes.items()}).array,
-        file=used["file"].array,
-        row=used["row"].array,
+        key=used["key"],
+        device_id=constant("", len(used)),
+        channel=map_values(used["parameter"], {name: channel for name, (channel, _) in codes.items()}),
+        time=pd.DatetimeIndex(ADMISSION.to_datetime64().astype("datetime64[us]") + elapsed, tz="UTC"),
+        value=used["value"],
+        unit=map_values(used["parameter"], {name: unit for name, (_, unit) in codes.items()}),
+        file=used["file"],
+        row=used["row"],
     )
 
 
@@ -209,7 +214,7 @@ def _icu_types(lines: pd.DataFrame) -> pd.DataFrame:
     return build_table(
         "labels",
         key=rows["key"].astype(str).to_numpy(),
-        label=rows["text"].to_numpy(),
+        label=rows["text"].astype(str).to_numpy(),
         file=rows["file"].astype(str).to_numpy(),
         row=rows["row"].to_numpy(),
     )

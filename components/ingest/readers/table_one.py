@@ -12,7 +12,7 @@ import pandas as pd
 
 from components.ingest.rejections import Rejections
 from components.ingest.settings import TableOneSource
-from components.ingest.source_tables import SourceTables, build_table
+from components.ingest.source_tables import SourceTables, build_table, constant
 from components.ingest.tabular import read_text_table, split_pressures, take_numbers, take_times
 from data_schemas.channels import Catalogue
 from data_schemas.errors import InputError
@@ -22,9 +22,7 @@ _LABELS = "labels.csv"
 _OWN = ["Patient", "Diagnosis", "Date", "file", "row"]
 
 
-def read_table_one(
-    settings: TableOneSource, path: Path, catalogue: Catalogue, rejections: Rejections
-) -> SourceTables:
+def read_table_one(settings: TableOneSource, path: Path, catalogue: Catalogue, rejections: Rejections) -> SourceTables:
     """Read one file, or a folder of one file a patient.
 
     Args:
@@ -53,7 +51,9 @@ def read_table_one(
     rejections.add(table[nameless], "Patient", "row names no patient")
     table = table[~nameless]
     first = table.drop_duplicates("Patient")
-    patients = build_table("patients", key=first["Patient"], sex=["unknown"] * len(first), file=first["file"], row=first["row"])
+    patients = build_table(
+        "patients", key=first["Patient"], sex=["unknown"] * len(first), file=first["file"], row=first["row"]
+    )
     observations, not_used = _observations(table, path.name, settings, catalogue, rejections)
     return SourceTables(
         patients=patients, observations=observations, labels=labels, not_used=not_used, files=files, groups=groups
@@ -107,6 +107,6 @@ def _observations(
         ]
     rows = pd.concat(parts).sort_index(kind="stable")
     columns = {name: rows[name] for name in ("channel", "time", "value", "unit", "file", "row")}
-    observations = build_table("observations", key=rows["Patient"], device_id=[""] * len(rows), **columns)
+    observations = build_table("observations", key=rows["Patient"], device_id=constant("", len(rows)), **columns)
     not_used = {str(heading): int((table[heading] != "").sum()) for heading in headings[~known]}
     return observations, not_used
