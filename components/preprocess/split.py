@@ -51,7 +51,8 @@ def check_classes(counts: np.ndarray, classes: Sequence[str], *, folds: int, tes
     small = np.flatnonzero(training < folds)
     if len(small):
         listed = "; ".join(
-            f"{classes[i]}: {counts[i]} patients, of which {max(int(training[i]), 0)} for training" for i in small
+            f"{classes[i]}: {counts[i]} patients, of which {max(int(training[i]), 0)} for training"
+            for i in small.tolist()
         )
         most = int(training.min())
         remedy = f"Set preprocess.folds to {most} at most" if most >= 2 else "Bring more patients of it"

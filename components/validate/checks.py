@@ -107,12 +107,14 @@ def check_channels(tables: CohortTables, settings: ValidateSettings) -> list[Ano
         if not patients[position]:
             found.append(Anomaly(channel.name, "CHANNEL_NEVER_MEASURED", "no patient has an observation of it"))
             continue
-        others = units[position].drop(channel.unit, errors="ignore")
+        others = units.loc[
+            (units.index.get_level_values(0) == position) & (units.index.get_level_values(1) != channel.unit)
+        ]
         found += _counted(
             channel.name,
             "WRONG_UNIT",
             int(others.sum()),
-            f"observations are in {', '.join(map(repr, others.index))}, not in {channel.unit!r}",
+            f"observations are in {', '.join(map(repr, others.index.get_level_values(1)))}, not in {channel.unit!r}",
         )
         if patients[position] < settings.rare_channel_fraction * len(tables.patients):
             found += _counted(

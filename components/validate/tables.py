@@ -77,7 +77,7 @@ def read_tables(cohort: Cohort) -> CohortTables:
         notes=pd.DataFrame(
             {
                 "patient": identifiers.get_indexer(notes["patient_id"]),
-                "words": notes["text"].fillna("").str.split().str.len().astype("int64"),
+                "words": notes["text"].fillna("").str.count(r"\S+").astype("int64"),
             }
         ),
         images=pd.DataFrame({"patient": identifiers.get_indexer(images["patient_id"]), "row": images["row"]}),

@@ -204,7 +204,8 @@ def summarise(tables: CohortTables, job_result: dict, warnings: Sequence[Anomaly
         ``drift`` by feature.
     """
     rejected = tables.rejected
-    reasons = rejected.groupby(["field", "reason"], dropna=False).size().sort_values(ascending=False, kind="stable")
+    reasons = rejected.groupby(["field", "reason"], dropna=False).size().rename("rows").reset_index()
+    reasons = reasons.sort_values("rows", ascending=False, kind="stable").head(TOP_REASONS)
     classes = tables.patients["label"].value_counts().reindex(tables.manifest.classes, fill_value=0)
     return {
         "status": "warnings" if warnings else "passed",
@@ -218,10 +219,7 @@ def summarise(tables: CohortTables, job_result: dict, warnings: Sequence[Anomaly
         ],
         "rejected": {
             "total": len(rejected),
-            "by_reason": [
-                {"field": None if pd.isna(name) else name, "reason": reason, "rows": int(count)}
-                for (name, reason), count in reasons.head(TOP_REASONS).items()
-            ],
+            "by_reason": reasons.where(reasons.notna(), None).to_dict("records"),
         },
         "statistics": job_result["statistics"],
         "drift": job_result["drift"],

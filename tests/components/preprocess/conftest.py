@@ -8,9 +8,40 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from small_cohorts import CHANNELS, START, observations_frame, patients_frame
 
 from data_schemas.cohort import Channel, ImageShape, Manifest, write_cohort
+
+CHANNELS = [
+    Channel(name="heart_rate", unit="/min", low=20.0, high=300.0),
+    Channel(name="body_temperature", unit="Cel", low=25.0, high=45.0),
+]
+START = pd.Timestamp("2022-06-01T08:00:00Z")
+
+
+def build_patients(labels: list[str | None], prefix: str = "p") -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "patient_id": [f"{prefix}{i:03d}" for i in range(len(labels))],
+            "label": labels,
+            "labels": pd.Series([[label] for label in labels], dtype=object),
+            "site": None,
+            "sex": "unknown",
+            "birth_year": pd.array([1960] * len(labels), dtype="Int32"),
+        }
+    )
+
+
+def build_observations(rows: list[tuple]) -> pd.DataFrame:
+    """Rows of (patient, device, channel, hours since START, value)."""
+    frame = pd.DataFrame(rows, columns=["patient_id", "device_id", "channel", "hours", "value"])
+    frame["time"] = START + pd.to_timedelta(frame["hours"].astype(float), unit="h")
+    frame["value"] = frame["value"].astype(float)
+    return frame.assign(unit="1")
+
+
+@pytest.fixture
+def observations_frame() -> Callable[[list[tuple]], pd.DataFrame]:
+    return build_observations
 
 
 @pytest.fixture
@@ -29,10 +60,10 @@ def make_cohort(tmp_path: Path) -> Callable[..., Path]:
         **tables: pd.DataFrame,
     ) -> Path:
         labels = ["ill", "well"] * 10 if labels is None else labels
-        patients = patients_frame(labels, prefix)
+        patients = build_patients(labels, prefix)
         if observations is None:
             random = np.random.default_rng(3)
-            observations = observations_frame(
+            observations = build_observations(
                 [
                     (patient, "", channel, hour, centre + random.normal())
                     for patient in patients["patient_id"]
