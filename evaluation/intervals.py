@@ -107,7 +107,6 @@ def bootstrap_intervals(
     return Intervals(
         overall={name: percentile_interval(values, confidence) for name, values in overall.items()},
         by_class={
-            name: [percentile_interval(column, confidence) for column in values.T]
-            for name, values in by_class.items()
+            name: [percentile_interval(column, confidence) for column in values.T] for name, values in by_class.items()
         },
     )

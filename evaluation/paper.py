@@ -95,8 +95,7 @@ def paper_results() -> PaperResults:
         models=content["models"],
         auc=content["auc"],
         macro_precision={
-            model: [percent / 100 for percent in folds]
-            for model, folds in content["macro_precision_percent"].items()
+            model: [percent / 100 for percent in folds] for model, folds in content["macro_precision_percent"].items()
         },
         confusion=np.array(content["confusion"]),
         accuracy={code: percent / 100 for code, percent in content["accuracy_percent"].items()},

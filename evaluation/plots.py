@@ -1,8 +1,8 @@
 """The report's figures, drawn with Matplotlib's object interface: no display, no global state.
 
-Text and axes are drawn in one ink colour on a transparent ground. ``to_svg`` turns the ink into ``currentColor``, so that
-the same figure reads on a light and on a dark page; ``save_png`` puts it on white. Data colours are Okabe and Ito's, which
-stay apart for colour-blind readers, and each series has its own marker or dash as well.
+Text and axes are drawn in one ink colour on a transparent ground. ``to_svg`` turns the ink into ``currentColor``,
+so that the same figure reads on a light and on a dark page; ``save_png`` puts it on white. Data colours are Okabe
+and Ito's, which stay apart for colour-blind readers, and each series has its own marker or dash as well.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -27,7 +28,7 @@ PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 2, 1, 2)), (0, (3, 1)), (0, (8, 2)), (0, (2, 2)), (0, (4, 1, 1, 1)))
 _CELL = "#0b5394"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "text.color": INK,
     "axes.edgecolor": RULE,
     "axes.labelcolor": INK,

@@ -80,8 +80,7 @@ def auc_by_class(predicted: PredictedRows, weights: np.ndarray) -> np.ndarray:
         float64 ``[resamples, classes]``; NaN where a class has no row or all rows.
     """
     columns = [
-        rank_auc(predicted.labels == k, predicted.probabilities[:, k], weights)
-        for k in range(predicted.class_count)
+        rank_auc(predicted.labels == k, predicted.probabilities[:, k], weights) for k in range(predicted.class_count)
     ]
     return np.stack(columns, axis=1)
 

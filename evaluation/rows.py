@@ -34,9 +34,7 @@ class PredictedRows:
             ValueError: Lengths differ, a label is no class index, or probabilities are not probabilities.
         """
         if self.probabilities.ndim != 2 or self.probabilities.shape[1] < 2:
-            raise ValueError(
-                f"Probabilities need the shape [n, classes >= 2]; received {self.probabilities.shape}."
-            )
+            raise ValueError(f"Probabilities need the shape [n, classes >= 2]; received {self.probabilities.shape}.")
         lengths = {len(a) for a in (self.labels, self.probabilities, self.groups, self.rows, self.folds)}
         if len(lengths) != 1:
             raise ValueError(f"All arrays need one length; received the lengths {sorted(lengths)}.")
@@ -64,7 +62,7 @@ class PredictedRows:
 
     @property
     def predicted(self) -> np.ndarray:
-        """int ``[n]``: the class of the highest probability (the first of them on a tie)."""
+        """Class of the highest probability (the first of them on a tie): int ``[n]``."""
         return self.probabilities.argmax(axis=1)
 
     @property
@@ -104,11 +102,11 @@ def common_rows(models: dict[str, PredictedRows]) -> dict[str, PredictedRows]:
     """
     if not models:
         return {}
-    shared = None
+    shared = np.unique(next(iter(models.values())).rows)
     for name, predicted in models.items():
         if len(np.unique(predicted.rows)) != len(predicted):
             raise ValueError(f"Each row needs one prediction a model; {name} has a row twice.")
-        shared = predicted.rows if shared is None else np.intersect1d(shared, predicted.rows)
+        shared = np.intersect1d(shared, predicted.rows)
     kept = {}
     for name, predicted in models.items():
         order = np.argsort(predicted.rows, kind="stable")

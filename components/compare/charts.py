@@ -62,7 +62,9 @@ def _macro_auc_chart(results: Results) -> Chart:
             continue
         series.append(_series(title, entries, "macro_auc"))
         notes.append(described_rows(kind, next(entry for entry in entries if entry)))
-    values = ", ".join(f"{model_name(name)} {number(value)}" for name, value in zip(names, series[0].values, strict=True))
+    values = ", ".join(
+        f"{model_name(name)} {number(value)}" for name, value in zip(names, series[0].values, strict=True)
+    )
     return Chart(
         figure=dot_plot(
             [model_name(name) for name in names], series, label="Macro AUC (one-vs-rest)", highest=1.0, emphasis=0
@@ -79,9 +81,7 @@ def _series(title: str, entries: list[Evaluated | None], metric: str) -> DotSeri
                 np.nan
                 if entry is None
                 else (
-                    entry.scores.overall[metric]
-                    if pick == "value"
-                    else getattr(entry.intervals.overall[metric], pick)
+                    entry.scores.overall[metric] if pick == "value" else getattr(entry.intervals.overall[metric], pick)
                 )
                 for entry in entries
             ]

@@ -89,13 +89,16 @@ def metrics_document(results: Results) -> dict[str, object]:
         "out_of_fold"}}, "comparisons": [...]}``; a set holds each overall metric as a number, and under "rows",
         "intervals", "by_class", "confusion" and "absent_classes" the rest. Undefined numbers are None.
     """
-    models = {}
+    models: dict[str, dict[str, object]] = {}
     for name, model in results.inputs.models.items():
-        sets = {kind: results.evaluated[kind].get(name) for kind in SETS}
-        models[name] = {
+        document: dict[str, object] = {
             "status": "not_applicable" if model.reason else "done",
             "reason": model.reason or None,
-        } | {kind: _set_document(entry, results.classes) if entry else None for kind, entry in sets.items()}
+        }
+        for kind in SETS:
+            entry = results.evaluated[kind].get(name)
+            document[kind] = _set_document(entry, results.classes) if entry else None
+        models[name] = document
     frame = comparisons_table(results)
     return {
         "candidate": results.candidate,

@@ -56,9 +56,7 @@ class ComparisonInputs:
     warnings: list[str]
 
 
-def load_inputs(
-    features: Path, candidate: Path, cross_validations: list[Path], validation: Path
-) -> ComparisonInputs:
+def load_inputs(features: Path, candidate: Path, cross_validations: list[Path], validation: Path) -> ComparisonInputs:
     """Read and check the outputs of the steps before.
 
     The candidate's test predictions come from its own folder; every out-of-fold prediction, and the baselines' test
@@ -180,9 +178,5 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _step_warnings(folders: list[Path]) -> list[str]:
     """Warnings that earlier steps left in their records, each once, in order."""
-    lines = [
-        str(line)
-        for folder in folders
-        for line in _read_json(folder / "record.json").get("warnings", [])
-    ]
+    lines = [str(line) for folder in folders for line in _read_json(folder / "record.json").get("warnings", [])]
     return list(dict.fromkeys(lines))

@@ -19,7 +19,7 @@ from components.compare.page_tables import (
 )
 from components.compare.results import Results
 from components.compare.settings import CompareSettings
-from components.compare.validation import rejected_section_items, validation_items
+from components.compare.validation import rejected_table, validation_items
 from components.compare.verdict import verdict
 from data_schemas.features import MODALITIES
 from data_schemas.predictions import OUT_OF_FOLD, TEST
@@ -89,7 +89,7 @@ def _facts(results: Results, settings: CompareSettings) -> list[tuple[str, str]]
 
 
 def _headline_section(results: Results, plots: dict[str, Plot]) -> Section:
-    tables = [
+    tables: list[Table | Plot | None] = [
         overall_table(results, TEST),
         plots["macro_auc"],
         comparison_table(results, TEST),
@@ -100,8 +100,8 @@ def _headline_section(results: Results, plots: dict[str, Plot]) -> Section:
         anchor="models",
         title="Models",
         paragraphs=[
-            "Held-out rows are the test split, that no model has seen and that were scored once. Out-of-fold rows are the "
-            "training split, each scored by a model that was fitted on the other folds."
+            "Held-out rows are the test split, that no model has seen and that were scored once. Out-of-fold rows are "
+            "the training split, each scored by a model that was fitted on the other folds."
         ],
         blocks=[block for block in tables if block is not None],
     )
@@ -126,11 +126,14 @@ def _data_section(results: Results) -> Section:
         for name, count in zip(MODALITIES, present.sum(axis=0), strict=True)
     ]
     summary: dict[str, Any] = results.inputs.validation
-    items += rejected_section_items(summary)
+    rejected = rejected_table(summary)
+    if rejected is None and "rejected" in summary:
+        items.append("No source row was rejected at ingest.")
     items += validation_items(summary, results.inputs.warnings)
-    return Section(
-        anchor="data", title="Data and validation", items=items, blocks=[counts, presence_table(results)]
-    )
+    blocks: list[Table | Plot] = [counts, presence_table(results)]
+    if rejected is not None:
+        blocks.append(rejected)
+    return Section(anchor="data", title="Data and validation", items=items, blocks=blocks)
 
 
 def _auc_section(results: Results, plots: dict[str, Plot]) -> Section:
@@ -179,9 +182,7 @@ def _paper_confusion_table() -> Table:
 def _seconds_section(results: Results, plots: dict[str, Plot]) -> Section:
     name = "fig_7_seconds_for_one_diagnosis"
     blocks: list[Table | Plot] = [plots[name]] if name in plots else []
-    return Section(
-        anchor="fig-7", title="Fig. 7: seconds for one diagnosis", blocks=[*blocks, seconds_table(results)]
-    )
+    return Section(anchor="fig-7", title="Fig. 7: seconds for one diagnosis", blocks=[*blocks, seconds_table(results)])
 
 
 def _calibration_section(results: Results, plots: dict[str, Plot]) -> Section:
@@ -204,8 +205,13 @@ def _paper_section() -> Section:
     one_vs_rest = (total - confusion.sum(axis=0) - confusion.sum(axis=1) + 2 * hit) / total
     recall = hit / confusion.sum(axis=1)
     rows = [
-        [Cell(code), Cell(f"{hit[k]} of {confusion[k].sum()}"), Cell(f"{recall[k]:.1%}")]
-        + [Cell(f"{one_vs_rest[k]:.1%}"), Cell(f"{paper.accuracy[code]:.1%}")]
+        [
+            Cell(code),
+            Cell(f"{hit[k]} of {confusion[k].sum()}"),
+            Cell(f"{recall[k]:.1%}"),
+            Cell(f"{one_vs_rest[k]:.1%}"),
+            Cell(f"{paper.accuracy[code]:.1%}"),
+        ]
         for k, code in enumerate(paper.codes)
     ]
     table = Table(

@@ -96,7 +96,8 @@ def comparison_table(results: Results, kind: str, *, folded: bool = False) -> Ta
     if own.rows.group_count != len(own.rows):
         notes.append("McNemar's test is left out: some patients have several rows, which it would take as independent.")
     return Table(
-        caption=f"{model_name(results.candidate)} against each baseline; {where} common to all models, n = {pairs[0].rows}",
+        caption=f"{model_name(results.candidate)} against each baseline; {where} common to all models, "
+        f"n = {pairs[0].rows}",
         headers=[
             "Baseline",
             "Macro AUC difference",

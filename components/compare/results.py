@@ -124,9 +124,7 @@ def evaluate(
 
 
 def _evaluate_rows(predicted: PredictedRows, settings: CompareSettings) -> Evaluated:
-    weights = bootstrap_weights(
-        predicted.labels, predicted.groups, resamples=settings.resamples, seed=settings.seed
-    )
+    weights = bootstrap_weights(predicted.labels, predicted.groups, resamples=settings.resamples, seed=settings.seed)
     return Evaluated(
         rows=predicted,
         scores=score(predicted),

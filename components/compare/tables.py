@@ -142,8 +142,8 @@ def precision_table(results: Results) -> pd.DataFrame:
         results: From ``evaluate``.
 
     Returns:
-        Columns model, fold (from 1), rows, value, low, high, paper; the paper's number of the same fold where it has one and
-        the classes are the paper's. The two cohorts' folds have nothing in common but the number.
+        Columns model, fold (from 1), rows, value, low, high, paper; the paper's number of the same fold where it has
+        one and the classes are the paper's. The two cohorts' folds have nothing in common but the number.
     """
     paper = paper_results()
     same_classes = all(paper.code(label) for label in results.classes)
@@ -172,7 +172,8 @@ def confusion_table(results: Results) -> pd.DataFrame:
         results: From ``evaluate``.
 
     Returns:
-        Columns set, rows, model, true, predicted, count, paper_count_of_300 (the candidate's model, the paper's classes).
+        Columns set, rows, model, true, predicted, count, paper_count_of_300 (of the paper's
+        CNN-LSTM, where the classes are the paper's).
     """
     paper = paper_results()
     codes = [paper.code(label) for label in results.classes]
@@ -252,8 +253,8 @@ def headline_rows(results: Results) -> list[dict[str, str | float | int | None]]
         results: From ``evaluate``.
 
     Returns:
-        One dictionary a model: model, status, reason, candidate, rows, each headline metric and its ``_low`` and ``_high``;
-        None where undefined.
+        One dictionary a model: model, status, reason, candidate, rows, each headline metric and its ``_low`` and
+        ``_high``; None where undefined.
     """
     rows: list[dict[str, str | float | int | None]] = []
     for name, model in results.inputs.models.items():
@@ -287,11 +288,7 @@ def finite(value: float) -> float | None:
 
 
 def _entries(results: Results) -> list[tuple[str, str, Evaluated]]:
-    return [
-        (kind, name, entry)
-        for kind in (TEST, OUT_OF_FOLD)
-        for name, entry in results.evaluated[kind].items()
-    ]
+    return [(kind, name, entry) for kind in (TEST, OUT_OF_FOLD) for name, entry in results.evaluated[kind].items()]
 
 
 def _class_row(kind: str, name: str, entry: Evaluated, metric: str, k: int, label: str) -> dict[str, object]:

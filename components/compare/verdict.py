@@ -38,7 +38,11 @@ def verdict(results: Results, settings: CompareSettings) -> list[str]:
     first = results.best(OUT_OF_FOLD)
     if own is not None and first is not None and results.comparisons[OUT_OF_FOLD]:
         where = f"the {described_rows(OUT_OF_FOLD, own)}"
-        behind = "" if first == results.candidate else f", the candidate's {_macro_auc(results, results.candidate, OUT_OF_FOLD)}"
+        behind = (
+            ""
+            if first == results.candidate
+            else f", the candidate's {_macro_auc(results, results.candidate, OUT_OF_FOLD)}"
+        )
         lines.append(
             f"On {where}, the highest macro AUC is that of {_scored(results, first, OUT_OF_FOLD)}{behind}. "
             + _significance(results.comparisons[OUT_OF_FOLD], candidate, "them", settings)
@@ -96,7 +100,9 @@ def _significance(pairs: list[Comparison], candidate: str, where: str, settings:
 
 
 def _sorted_pairs(pairs: list[Comparison], settings: CompareSettings) -> tuple[list[str], list[str], list[str]]:
-    better, worse, equal = [], [], []
+    better: list[str] = []
+    worse: list[str] = []
+    equal: list[str] = []
     for pair in pairs:
         p = pair.macro_auc_adjusted_p_value
         if math.isnan(p) or p >= settings.significance:

@@ -8,9 +8,7 @@ import pytest
 from evaluation.rows import PredictedRows
 
 
-def make_rows(
-    labels: np.ndarray, probabilities: np.ndarray, *, groups: np.ndarray | None = None
-) -> PredictedRows:
+def make_rows(labels: np.ndarray, probabilities: np.ndarray, *, groups: np.ndarray | None = None) -> PredictedRows:
     count = len(labels)
     return PredictedRows(
         labels=np.asarray(labels),

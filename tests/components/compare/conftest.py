@@ -160,10 +160,26 @@ def write_steps(
     validation = root / "validation"
     validation.mkdir()
     summary = {
-        "errors": [],
-        "warnings": ["heart_rate: 3 values above the plausible range"],
-        "rejected": {"rows": 7, "by_reason": {"value is not a number": 5, "unknown unit": 2}},
+        "status": "warnings",
+        "tfdv_version": "1.16.1",
+        "anomalies": [
+            {
+                "feature": "heart_rate",
+                "kind": "OUT_OF_RANGE",
+                "severity": "warning",
+                "reason": "3 values above the plausible range.",
+            }
+        ],
+        "rejected": {
+            "total": 7,
+            "by_reason": [
+                {"field": "value", "reason": "value is not a number", "rows": 5},
+                {"field": None, "reason": "unknown unit", "rows": 2},
+            ],
+        },
     }
+    warnings = ["heart_rate: 3 values above the plausible range (OUT_OF_RANGE)", "2 notes were empty"]
+    (validation / "record.json").write_text(json.dumps({"warnings": warnings}))
     (validation / "summary.json").write_text(json.dumps(summary))
     return Steps(root / "features", candidate, folders, validation, samples, names)
 

@@ -153,8 +153,9 @@ def test_the_report_names_every_model_says_which_rows_and_that_data_are_syntheti
     assert "out-of-fold training rows, n = 144" in page
     assert "These data are synthetic" in page
     assert "not for clinical use" in page
-    assert "Source rows rejected at ingest: 7." in page
-    assert "heart_rate: 3 values above the plausible range" in page
+    assert "Source rows rejected at ingest, by reason; 7 in all" in page
+    assert page.count("heart_rate: 3 values above the plausible range (OUT_OF_RANGE)") == 1
+    assert "Warning: 2 notes were empty" in page
 
 
 def test_no_patient_id_is_in_anything_written(compared):
@@ -275,5 +276,5 @@ def test_missing_predictions_and_doubled_models_are_refused(tmp_path, quick):
     with pytest.raises(InputError, match="cross-validated twice"):
         compare_models(**doubled, output=tmp_path / "out", settings=quick)
     (steps.candidate / "predictions.parquet").unlink()
-    with pytest.raises(InputError, match="no predictions.parquet"):
+    with pytest.raises(InputError, match=r"no predictions\.parquet"):
         compare_models(**steps.arguments(), output=tmp_path / "out", settings=quick)
