@@ -6,7 +6,7 @@ import keras
 from keras import layers, ops
 
 from training.data import InputSpec
-from training.encoders import Cell, image_tokens, sinusoids, time_tokens, word_embedding, word_mask
+from training.encoders import Cell, centred_image, image_tokens, sinusoids, time_tokens, word_embedding, word_mask
 from training.fusion import network_inputs, presence
 from training.settings import NetworkSettings
 
@@ -105,10 +105,9 @@ def _series_patches(inputs: dict, settings: NetworkSettings, words: int, dimensi
 
 
 def _image_patches(inputs: dict, settings: NetworkSettings, words: int, dimensions: int) -> keras.KerasTensor:
-    image = inputs["image"]
-    centred = (image - ops.mean(image, axis=(1, 2), keepdims=True)) * 4.0
-    # Patches of an eighth of the image, so that any size gives at most 64 of them.
-    size = (max(-(-image.shape[1] // 8), 1), max(-(-image.shape[2] // 8), 1))
+    centred = centred_image(inputs["image"], settings)
+    # Patches of a sixth of the side, so that any size gives at most 36 of them.
+    size = (max(-(-centred.shape[1] // 6), 1), max(-(-centred.shape[2] // 6), 1))
     patches = layers.Conv2D(settings.units, size, strides=size, padding="same", name="image_patches")(centred)
     return layers.Reshape((patches.shape[1] * patches.shape[2], settings.units), name="image_places")(patches)
 
@@ -127,12 +126,12 @@ def _transformer_block(
     normal = layers.LayerNormalization(name=f"attention_normalisation_{block}")(hidden)
     heads = settings.transformer_heads
     attention = layers.MultiHeadAttention(
-        heads, max(settings.units // heads, 1), dropout=settings.dropout / 2, name=f"attention_{block}"
+        heads, max(settings.units // heads, 1), name=f"attention_{block}"
     )
     # Only keys are masked: a query at padding is dropped by the pooling, and a softmax always has a key to look at.
     keys = ops.expand_dims(ops.cast(mask, "bool"), 1)
     hidden = hidden + attention(normal, normal, attention_mask=keys)
     normal = layers.LayerNormalization(name=f"dense_normalisation_{block}")(hidden)
-    wide = layers.Dense(2 * settings.units, activation="gelu", name=f"dense_wide_{block}")(normal)
+    wide = layers.Dense(2 * settings.units, activation="relu", name=f"dense_wide_{block}")(normal)
     wide = layers.Dropout(settings.dropout, name=f"dense_dropout_{block}")(wide)
     return hidden + layers.Dense(settings.units, name=f"dense_{block}")(wide)

@@ -56,18 +56,17 @@ class InputSpec:
         )
 
 
-def gather(features: Features, rows: np.ndarray, modalities: tuple[str, ...], tokens: np.ndarray) -> dict:
-    """Copy the inputs of some rows out of the memory-mapped arrays.
+def gather(features: Features, rows: np.ndarray, modalities: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Copy the inputs of some rows out of the memory-mapped arrays; word numbers are the caller's to add.
 
     Args:
         features: The features.
         rows: int ``[m]``, indices into them.
         modalities: Modalities whose arrays are wanted.
-        tokens: int32 ``[n, length]``, word numbers of all rows.
 
     Returns:
         Arrays by input name: ``present`` bool ``[m, 3]``; ``series`` float32 and ``series_observed`` bool
-        ``[m, steps, channels]``; ``image`` float32 ``[m, height, width, channels]``; ``tokens`` int32 ``[m, length]``.
+        ``[m, steps, channels]``; ``image`` float32 ``[m, height, width, channels]``.
     """
     inputs: dict[str, np.ndarray] = {"present": np.array(features.present[rows], dtype=bool)}
     if "series" in modalities:
@@ -75,8 +74,6 @@ def gather(features: Features, rows: np.ndarray, modalities: tuple[str, ...], to
         inputs["series_observed"] = np.array(features.series_observed[rows], dtype=bool)
     if "image" in modalities:
         inputs["image"] = np.array(features.images[rows], dtype=np.float32)
-    if "text" in modalities:
-        inputs["tokens"] = tokens[rows]
     return inputs
 
 
@@ -219,5 +216,8 @@ def build_standardiser(mean: np.ndarray, variance: np.ndarray, steps: int, clip:
     series = keras.Input((steps, len(mean)), dtype="float32", name="series")
     normalisation = keras.layers.Normalization(axis=-1, mean=mean, variance=variance, name="z_score")
     scaled = normalisation(series)
+    # As arrays they are constants of every graph; the ONNX export takes Keras's tensors for inputs.
+    normalisation.mean = np.asarray(normalisation.mean)
+    normalisation.variance = np.asarray(normalisation.variance)
     finite = keras.ops.where(keras.ops.isnan(scaled), 0.0, scaled)
     return keras.Model(series, keras.ops.clip(finite, -clip, clip), name="standardise")

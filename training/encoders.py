@@ -24,9 +24,7 @@ def image_tokens(image: keras.KerasTensor, settings: NetworkSettings) -> keras.K
     Returns:
         ``[batch, places, units]``.
     """
-    # Each image is centred on its own mean: no statistic of other samples is needed.
-    hidden = image - ops.mean(image, axis=(1, 2), keepdims=True)
-    hidden = hidden * 4.0
+    hidden = centred_image(image, settings)
     for block, filters in enumerate(settings.image_filters):
         hidden = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"image_convolution_{block}")(hidden)
         hidden = layers.GroupNormalization(groups=1, name=f"image_normalisation_{block}")(hidden)
@@ -36,6 +34,21 @@ def image_tokens(image: keras.KerasTensor, settings: NetworkSettings) -> keras.K
     height, width, filters = hidden.shape[1:]
     tokens = layers.Reshape((height * width, filters), name="image_places")(hidden)
     return layers.Dense(settings.units, activation="relu", name="image_tokens")(tokens)
+
+
+def centred_image(image: keras.KerasTensor, settings: NetworkSettings) -> keras.KerasTensor:
+    """Average an image down and centre it on its own mean: no statistic of other samples is needed.
+
+    Args:
+        image: float32 ``[batch, height, width, channels]`` in [0, 1].
+        settings: Side to average down to.
+
+    Returns:
+        ``[batch, smaller height, smaller width, channels]``, in about [-2, 2].
+    """
+    factor = max(round(min(image.shape[1:3]) / settings.image_size), 1)
+    hidden = layers.AveragePooling2D(factor, name="image_average")(image) if factor > 1 else image
+    return (hidden - ops.mean(hidden, axis=(1, 2), keepdims=True)) * 4.0
 
 
 def time_tokens(

@@ -103,9 +103,9 @@ class NeuralModel:
         name: A key of ``NEURAL_MODALITIES``.
         spec: Shapes.
         settings: Sizes, optimiser and seed.
-        embed: Fits word vectors on the notes of training rows.
         words: Rows of the word table, at least the size of any vocabulary.
         dimensions: Length of a word vector.
+        embed: Fits word vectors on the notes of training rows; not needed where ``fit`` is given vectors.
     """
 
     def __init__(
@@ -114,9 +114,9 @@ class NeuralModel:
         spec: InputSpec,
         settings: NeuralSettings,
         *,
-        embed: Callable[[list[str]], TextEmbedding],
         words: int,
         dimensions: int,
+        embed: Callable[[list[str]], TextEmbedding] | None = None,
     ) -> None:
         self.name = name
         self.spec = spec
@@ -170,12 +170,13 @@ class NeuralModel:
         return [*self._trainer.variables, *self._optimiser.variables]
 
     def _reset(self, embedding: TextEmbedding) -> None:
+        network = self.network
         for variable, value in zip(self._state(), self._initial, strict=True):
             variable.assign(value)
         if "text" in self.modalities:
             table = np.zeros((self._words, self._dimensions), dtype=np.float32)
             table[: len(embedding.vectors)] = embedding.vectors
-            self.network.get_layer("words").embeddings.assign(table)
+            network.get_layer("words").embeddings.assign(table)
 
     def fit(
         self, features: Features, rows: np.ndarray, *, embedding: TextEmbedding | None = None
@@ -194,10 +195,9 @@ class NeuralModel:
             Seconds, ``loss`` and ``validation_loss`` by epoch, and the best epoch.
         """
         started = time.perf_counter()
-        network = self.network
         settings = self.settings
         if "text" in self.modalities:
-            self.embedding = embedding or self._embed([features.texts[row] for row in rows])
+            self.embedding = embedding or self._fit_words(features, rows)
         self._reset(self.embedding)
         fit_rows, validation_rows = validation_split(
             features, rows, settings.optimiser.validation_fraction, settings.seed
@@ -207,12 +207,16 @@ class NeuralModel:
             self.standardiser = build_standardiser(mean, variance, self.spec.steps, settings.network.clip)
         weights = class_weights(features.labels[rows], len(self.spec.classes), settings.class_weight)
         history, best = self._epochs(features, fit_rows, validation_rows, weights)
-        assert network is self._network
         return FitReport(
             seconds=time.perf_counter() - started,
             history=history,
             metrics={"best_epoch": float(best + 1), "epochs": float(len(history["loss"]))},
         )
+
+    def _fit_words(self, features: Features, rows: np.ndarray) -> TextEmbedding:
+        if self._embed is None:
+            raise ValueError(f"{self.name} reads text: fit needs an embedding, or the model a function that fits one.")
+        return self._embed([features.texts[row] for row in rows])
 
     def _epochs(
         self, features: Features, fit_rows: np.ndarray, validation_rows: np.ndarray, weights: np.ndarray
@@ -250,18 +254,28 @@ class NeuralModel:
         chosen = self.predict(features, rows)[np.arange(len(rows)), labels]
         return float(np.average(-np.log(np.maximum(chosen, 1e-7)), weights=weights[labels]))
 
-    def _tokens(self, features: Features) -> np.ndarray:
-        """Word numbers of all notes with this fit's vocabulary, made once a fit."""
-        if "text" not in self.modalities:
-            return np.zeros((0, 0), dtype=np.int32)
-        known = self._encoded
-        if known is None or known[0] is not features or known[1] is not self.embedding:
-            encoded = self.embedding.encode(features.texts, self.settings.network.text_length)
-            self._encoded = known = (features, self.embedding, encoded)
-        return known[2]
+    def raw_inputs(self, features: Features, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Make the inputs of the whole model, as saved.
 
-    def _inputs(self, features: Features, rows: np.ndarray) -> dict:
-        inputs = gather(features, rows, self.modalities, self._tokens(features))
+        Args:
+            features: The features.
+            rows: int ``[m]``.
+
+        Returns:
+            Arrays by input name; series in the channels' units.
+        """
+        inputs = gather(features, rows, self.modalities)
+        if "text" in self.modalities:
+            known = self._encoded
+            if known is None or known[0] is not features or known[1] is not self.embedding:
+                # All notes are encoded once a fit; a note's numbers depend on that note alone.
+                encoded = self.embedding.encode(features.texts, self.settings.network.text_length)
+                self._encoded = known = (features, self.embedding, encoded)
+            inputs["tokens"] = known[2][rows]
+        return inputs
+
+    def _inputs(self, features: Features, rows: np.ndarray) -> dict[str, np.ndarray]:
+        inputs = self.raw_inputs(features, rows)
         if self.standardiser is not None:
             inputs["series"] = np.asarray(self.standardiser(inputs["series"]))
         return inputs

@@ -8,23 +8,12 @@ import numpy as np
 
 from data_schemas.features import Features
 from training.data import InputSpec
+from training.names import MODEL_NAMES
 from training.neural import NEURAL_MODALITIES, FitReport, NeuralModel
 from training.settings import TrainingSettings
 from training.tabular import TABULAR_NAMES, TabularModel
 from training.text import TextEmbedding
 from training.word2vec import fit_embedding
-
-CANDIDATE = "cnn_lstm_attention"
-MODEL_NAMES = (
-    "cnn_lstm_attention",
-    "cnn",
-    "lstm",
-    "gru",
-    "random_forest",
-    "svm",
-    "transformer",
-    "gradient_boosting",
-)
 
 
 class DiagnosisModel(Protocol):
@@ -81,6 +70,6 @@ def create_model(name: str, settings: TrainingSettings, spec: InputSpec) -> Diag
             return fit_embedding(texts, words)
 
         return NeuralModel(
-            name, spec, settings, embed=embed, words=words.max_words, dimensions=words.dimensions
+            name, spec, settings, words=words.max_words, dimensions=words.dimensions, embed=embed
         )
     raise ValueError(f"There are the models {', '.join(MODEL_NAMES)}; received {name!r}.")

@@ -30,6 +30,9 @@ class NetworkSettings(_Settings):
     """Sizes and regularisation of the neural networks."""
 
     units: int = Field(default=32, ge=4, le=1024, description="Length of a token and of a modality's vector")
+    image_size: int = Field(
+        default=32, ge=4, le=1024, description="Larger images are averaged down to about this side inside the network"
+    )
     image_filters: tuple[int, ...] = Field(
         default=(16, 32, 32), min_length=1, max_length=6, description="Filters of each convolution and pooling"
     )

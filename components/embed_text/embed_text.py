@@ -1,0 +1,64 @@
+"""The embed_text step: word vectors from the notes of the training rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from components.common.files import atomic_folder
+from components.common.result import StepResult, ignore_progress
+from components.embed_text.settings import EmbedTextSettings
+from data_schemas.features import Features
+from training.text import UNKNOWN, TextEmbedding, encode_words, tokenize
+from training.word2vec import fit_embedding
+
+
+def embed_notes(
+    features: Path,
+    output: Path,
+    settings: EmbedTextSettings,
+    progress: Callable[[str], None] = ignore_progress,
+) -> StepResult:
+    """Fit Word2Vec (CBOW) on the notes of the training rows.
+
+    Args:
+        features: The features folder.
+        output: The folder to write: vocabulary.json and vectors.npy (see ``training.text.TextEmbedding``).
+        settings: The settings of the step.
+        progress: Receives short texts on what is being done.
+
+    Returns:
+        Metrics: notes and words fitted on, vocabulary size, and the share of unknown words in training notes.
+        A warning where there is no note.
+    """
+    opened = Features.open(features)
+    notes = [opened.texts[row] for row in opened.train_rows if opened.texts[row]]
+    progress(f"{len(notes)} notes")
+    embedding = fit_embedding(notes, settings)
+    with atomic_folder(output) as folder:
+        embedding.save(folder)
+    words = [len(tokenize(note)) for note in notes]
+    warnings = []
+    if not notes:
+        warnings.append("No training patient has a note: the models run without text.")
+    elif len(embedding.vocabulary) <= UNKNOWN + 1:
+        warnings.append(f"No word occurs {settings.min_count} times in the training notes: all words are unknown.")
+    return StepResult(
+        metrics={
+            "notes": float(len(notes)),
+            "words": float(sum(words)),
+            "vocabulary": float(len(embedding.vocabulary)),
+            "unknown_share": _unknown_share(notes, embedding, max(words, default=1)),
+        },
+        params={f"words.{name}": value for name, value in settings.model_dump().items()},
+        artifacts={"embedding": output},
+        warnings=warnings,
+    )
+
+
+def _unknown_share(notes: list[str], embedding: TextEmbedding, length: int) -> float:
+    numbers = encode_words(notes, embedding.vocabulary, max(length, 1))
+    known, unknown = int(np.sum(numbers > UNKNOWN)), int(np.sum(numbers == UNKNOWN))
+    return unknown / max(known + unknown, 1)
