@@ -22,7 +22,7 @@ from components.ingest.clean import (
 )
 from components.ingest.digest import content_digest, file_digest
 from components.ingest.images import read_images
-from components.ingest.labels import adjudicate, annotator_agreement, assign_labels, read_label_file
+from components.ingest.labels import adjudicate, annotator_agreement, assign_labels, read_label_file, take_known_labels
 from components.ingest.locations import local_copy, source_digest
 from components.ingest.pseudonyms import pseudonyms
 from components.ingest.readers import read_source
@@ -128,6 +128,13 @@ def _labelled_patients(
     patients["sex"] = patients["sex"].fillna("unknown")
     if not len(patients):
         raise InputError("hold no patient", file="sources", remedy="Check the sources in the settings")
+    names = {label: name for table in tables for label, name in table.label_names.items()} | settings.label_names
+    own_classes = next((table.classes for table in tables if table.classes), None)
+    # The classes of a label file need not be those of the annotators.
+    classes = settings.classes if settings.labels else settings.classes or own_classes
+    for table in tables:
+        checked = None if settings.labels else classes
+        table.annotations = take_known_labels(table.annotations, names, checked, rejections)
     if settings.labels and label_file:
         labels = read_label_file(settings.labels, label_file, rejections)
     else:
@@ -138,15 +145,8 @@ def _labelled_patients(
         raise InputError(
             "hold no label", file="sources", field="ingest.labels", remedy="Name a label file in the settings"
         )
-    own_names = {label: name for table in tables for label, name in table.label_names.items()}
-    own_classes = next((table.classes for table in tables if table.classes), None) if not settings.labels else None
-    labelled, classes = assign_labels(
-        patients,
-        labels,
-        label_names=own_names | settings.label_names,
-        classes=settings.classes or own_classes,
-        rejections=rejections,
-    )
+    labels = take_known_labels(labels, names, classes, rejections)
+    labelled, classes = assign_labels(patients, labels, classes=classes, rejections=rejections)
     if not len(labelled):
         raise _empty(rejections)
     return labelled, classes

@@ -52,6 +52,37 @@ def read_label_file(settings: LabelSettings, path: Path, rejections: Rejections)
     )
 
 
+def take_known_labels(
+    rows: pd.DataFrame, label_names: dict[str, str], classes: list[str] | None, rejections: Rejections
+) -> pd.DataFrame:
+    """Translate labels into class names and drop the rows whose label is no class.
+
+    Args:
+        rows: Columns label, file, row, and perhaps labels (lists).
+        label_names: Class name by label in the source; others stay as they are.
+        classes: Class names; None: any name is good.
+        rejections: Takes rows with an unknown label. Empty labels stay.
+
+    Returns:
+        The remaining rows.
+
+    Raises:
+        InputError: A label is no class and ``on_bad_row`` is "fail".
+    """
+    named = rows.assign(label=rows["label"].map(lambda label: label_names.get(label, label)))
+    if "labels" in rows:
+        lists = rows["labels"].map(
+            lambda labels: [label_names.get(label, label) for label in labels] if isinstance(labels, list) else None
+        )
+        named = named.assign(labels=lists)
+    if classes is None:
+        return named
+    unknown = ~named["label"].isin(["", *classes]) & named["label"].notna()
+    remedy = f"Use one of {', '.join(classes)}, or map it in label_names"
+    rejections.malformed(named[unknown], "label", "is not a known label", remedy=remedy)
+    return named[~unknown]
+
+
 def adjudicate(annotations: pd.DataFrame, rejections: Rejections) -> pd.DataFrame:
     """Turn annotations into one label a patient.
 
@@ -103,7 +134,6 @@ def assign_labels(
     patients: pd.DataFrame,
     labels: pd.DataFrame,
     *,
-    label_names: dict[str, str],
     classes: list[str] | None,
     rejections: Rejections,
 ) -> tuple[pd.DataFrame, list[str]]:
@@ -111,31 +141,21 @@ def assign_labels(
 
     Args:
         patients: Columns key, file, row and others.
-        labels: Columns of a labels table, in source terms; NaN for patients that are rejected already.
-        label_names: Class name by label in the source.
+        labels: Columns of a labels table, with class names; NaN for patients that are rejected already.
         classes: Ordered class names; None: all labels, sorted.
-        rejections: Takes unknown labels, labels of unknown patients, and patients without one label.
+        rejections: Takes labels of unknown patients, and patients without one label.
 
     Returns:
         The labelled patients, in their order, with columns ``label`` and ``labels``; and the ordered class names.
 
     Raises:
-        InputError: A label is not known and ``on_bad_row`` is "fail", or all patients have the same label.
+        InputError: All patients have the same label.
     """
     named = labels[labels["label"].notna()]
     empty = named["label"] == ""
     rejections.add(named[empty], "label", NO_LABEL)
     named = named[~empty]
-    named = named.assign(label=named["label"].map(lambda label: label_names.get(label, label)))
     classes = classes if classes is not None else sorted(named["label"].unique())
-    unknown = ~named["label"].isin(classes)
-    rejections.malformed(
-        named[unknown],
-        "label",
-        "is not a known label",
-        remedy=f"Use one of {', '.join(classes)}, or map it in label_names",
-    )
-    named = named[~unknown]
     stranger = ~named["key"].isin(patients["key"])
     rejections.add(named[stranger], "patient", UNKNOWN_PATIENT)
     named = named[~stranger].drop_duplicates(["key", "label"])
@@ -146,8 +166,8 @@ def assign_labels(
     labelled = patients[patients["key"].isin(single.index)]
     labelled = labelled.assign(label=labelled["key"].map(single["label"]), labels=labelled["key"].map(single["labels"]))
     conditions = [
-        [label_names.get(name, name) for name in several_names] if isinstance(several_names, list) else [label]
-        for several_names, label in zip(labelled["labels"], labelled["label"], strict=True)
+        several_labels if isinstance(several_labels, list) else [label]
+        for several_labels, label in zip(labelled["labels"], labelled["label"], strict=True)
     ]
     labelled = labelled.assign(labels=pd.Series(conditions, index=labelled.index, dtype=object))
     if labelled["label"].nunique() == 1:

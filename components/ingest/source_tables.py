@@ -74,7 +74,8 @@ def build_table(name: str, **columns: object) -> pd.DataFrame:
         if _DTYPES[column] == TIME_DTYPE:
             series = pd.to_datetime(series, utc=True)
         # Categories are kept: files and patients repeat over millions of rows.
-        data[column] = series if isinstance(series.dtype, pd.CategoricalDtype) else series.astype(pandas_dtype(_DTYPES[column]))
+        keep = isinstance(series.dtype, pd.CategoricalDtype)
+        data[column] = series if keep else series.astype(pandas_dtype(_DTYPES[column]))
     return pd.DataFrame(data, columns=names)
 
 

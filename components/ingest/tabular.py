@@ -123,16 +123,15 @@ def parse_times(text: pd.Series, time_zone: str = "UTC") -> pd.Series:
         ``datetime64[us, UTC]``; NaT where the text is no time stamp between the years 1678 and 2261.
     """
     texts = text.astype(str)
-    iso = pd.to_datetime(texts, format="ISO8601", utc=True, errors="coerce")
-    unread = iso.isna()
-    if unread.any():
-        # "2022-6-1", as in the paper's Table I, is not ISO 8601.
-        iso = iso.where(~unread, pd.to_datetime(texts.where(unread), format="%Y-%m-%d", utc=True, errors="coerce"))
-    if time_zone != "UTC":
-        # An offset can only follow a time of day, so that a date's last part is not taken for one.
-        naive = ~(texts.str.contains(":", regex=False) & texts.str.contains(_OFFSET, regex=True))
-        iso = iso.where(~naive, localise(iso.dt.tz_localize(None), time_zone))
-    return pd.Series(iso.dt.as_unit("us"))
+    # An offset can only follow a time of day, so that a date's last part is not taken for one.
+    aware = texts.str.contains(":", regex=False) & texts.str.contains(_OFFSET, regex=True)
+    # Apart, because pandas 2 reads a naive text that follows one with an offset as if it had that offset too.
+    offset_times = pd.to_datetime(texts.where(aware), format="ISO8601", utc=True, errors="coerce")
+    naive_texts = texts.where(~aware)
+    naive_times = pd.to_datetime(naive_texts, format="ISO8601", errors="coerce")
+    # "2022-6-1", as in the paper's Table I, is not ISO 8601.
+    naive_times = naive_times.fillna(pd.to_datetime(naive_texts, format="%Y-%m-%d", errors="coerce"))
+    return offset_times.dt.as_unit("us").where(aware, localise(naive_times, time_zone))
 
 
 def localise(naive: pd.Series, time_zone: str) -> pd.Series:

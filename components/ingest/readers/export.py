@@ -8,7 +8,7 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from components.ingest.rejections import Rejections
+from components.ingest.rejections import ABSENT, Rejections
 from components.ingest.settings import TimeZone
 from components.ingest.source_tables import SourceTables, build_table
 from components.ingest.tabular import read_text_table, split_pressures, take_numbers, take_times
@@ -147,7 +147,7 @@ def _optional(
         return build_table(name)
     table = read_text_table(path / f"{name}.csv", f"{name}.csv", columns, rejections)
     blank = table[columns[-1] if name == "notes" else "label"] == ""
-    rejections.add(table[blank], "text" if name == "notes" else "label", "is empty")
+    rejections.add(table[blank], "text" if name == "notes" else "label", ABSENT)
     table = take_times(table[~blank], rejections, described.time_zone).rename(columns={"mrn": "key"})
     return build_table(name, **{column: table[column] for column in ("key", *columns[1:], "file", "row")})
 
