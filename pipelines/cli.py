@@ -160,6 +160,14 @@ def configs() -> None:
         click.echo(f"{name:<20} {first}")
 
 
+@main.command()
+def settings() -> None:
+    """Print the reference of all settings, as in docs/settings.md."""
+    from pipelines.reference import settings_reference
+
+    click.echo(settings_reference(), nl=False)
+
+
 @main.group()
 def cohort() -> None:
     """Make a synthetic cohort, or look at one."""

@@ -106,7 +106,7 @@ def result_table(rows: list[dict]) -> Table:
         table.add_column(title, justify="right")
     for row in rows:
         if row.get("reason"):
-            table.add_row(row["model"], Text(row["reason"], style="dim"), *[""] * (len(columns) - 1))
+            table.add_row(row["model"], *["-"] * len(columns), style="dim")
         else:
             table.add_row(row["model"], *[_number(row.get(name)) for name in columns])
     return table

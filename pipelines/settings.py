@@ -80,9 +80,9 @@ class Settings(Section):
             step: Step name.
 
         Returns:
-            The section.
+            The section, without keys whose value is None, which KFP can't carry.
         """
-        return self.model_dump(mode="json", by_alias=True)[step]
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)[step]
 
 
 def config_names() -> list[str]:

@@ -100,10 +100,11 @@ def prepare_store(settings: Settings) -> Store:
 
 
 def _client(uri: str) -> MlflowClient:
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # Read by MLflow when it is first imported; what it has to say of its tables is nothing to a user.
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     from mlflow import MlflowClient
 
+    logging.getLogger("alembic").setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 

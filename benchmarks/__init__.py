@@ -1,0 +1,1 @@
+"""Figures on speed and memory, printed by ``make bench``; never tests."""

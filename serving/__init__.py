@@ -1,0 +1,1 @@
+"""The registered model, as those who call it see it."""

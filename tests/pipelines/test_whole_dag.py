@@ -1,0 +1,224 @@
+"""One run of the whole pipeline through kfp.local with tiny settings: killed in the middle, started again, run again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.common.events import read_events
+from components.ingest.demo.generate import generate_source
+from components.ingest.demo.settings import DemoSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+VALIDATE_PYTHON = os.environ.get("VALIDATE_PYTHON", str(ROOT / ".venv-validate" / "bin" / "python"))
+MODELS = ["cnn_lstm_attention", "cnn", "random_forest"]
+STEPS = ["ingest", "validate", "preprocess", "embed_text", "train", "compare", "register"] + [
+    f"cross_validate[{model}]" for model in MODELS
+]
+
+
+def _settings(folder):
+    return {
+        "name": "tiny",
+        "workspace": str(folder / "workspace"),
+        "models": MODELS,
+        "ingest": {"sources": [{"format": "export", "path": str(folder / "source")}]},
+        "preprocess": {"step": "1d", "steps": 4, "folds": 2, "test_fraction": 0.25},
+        "train": {"network": {"units": 8, "image_filters": [4]}, "optimiser": {"epochs": 2}},
+        "cross_validate": {"network": {"units": 8, "image_filters": [4]}, "optimiser": {"epochs": 2}},
+        "compare": {"resamples": 50},
+    }
+
+
+def _command(folder, *arguments):
+    return [sys.executable, "-m", "pipelines.cli", "run", "--config", str(folder / "settings.yaml"), *arguments]
+
+
+def _environment():
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "VITALFUSE_"))}
+    return {**clean, "VALIDATE_PYTHON": VALIDATE_PYTHON, "TF_CPP_MIN_LOG_LEVEL": "2"}
+
+
+def _run(folder, *arguments):
+    return subprocess.run(
+        _command(folder, *arguments), cwd=folder, env=_environment(), capture_output=True, text=True
+    )
+
+
+def _kill_during(folder, step):
+    """Start a run, and kill its process (not its group) once a step runs; return the step's process ids' session."""
+    process = subprocess.Popen(
+        _command(folder), cwd=folder, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        runs = list((folder / "workspace" / "runs").glob("*"))
+        if runs and any(event.step == step for event in read_events(runs[0])):
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            return runs[0]
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.05)
+    raise AssertionError(f"{step} never ran")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dag")
+    generate_source(folder / "source", DemoSettings(patients=60, seed=1, days=4, image_size=(16, 16)))
+    (folder / "settings.yaml").write_text(yaml.safe_dump(_settings(folder)))
+    killed = _kill_during(folder, "preprocess")
+    completed = _run(folder)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    return folder, killed, completed
+
+
+def _newest_run(folder):
+    return sorted((folder / "workspace" / "runs").glob("*"))[-1]
+
+
+def _runs(folder):
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{folder / 'workspace' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("vitalfuse")
+    return client, client.search_runs([experiment.experiment_id], max_results=500)
+
+
+def _parents(runs):
+    parents = [run for run in runs if run.data.tags.get("vitalfuse.step") == "pipeline"]
+    return sorted(parents, key=lambda run: run.info.start_time)
+
+
+def test_a_killed_run_goes_on_from_its_finished_steps(tiny):
+    folder, killed, completed = tiny
+    assert "ingest: cached" in completed.stdout
+    assert "validate: cached" in completed.stdout
+    assert "preprocess: done" in completed.stdout
+    states = {event.step: event.state for event in read_events(killed)}
+    assert states["preprocess"] == "running"
+    assert not list(folder.rglob("*.partial/features.json"))
+
+
+def test_the_killed_run_is_closed_in_mlflow(tiny):
+    folder, _, _ = tiny
+    _, runs = _runs(folder)
+    assert [run.info.status for run in _parents(runs)][:2] == ["KILLED", "FINISHED"]
+    assert not [run for run in runs if run.info.status == "RUNNING"]
+
+
+def test_the_result_names_models_version_report_and_ui(tiny):
+    folder, _, completed = tiny
+    for model in MODELS:
+        assert model in completed.stdout
+    assert "vitalfuse-diagnosis version 1 (challenger, champion)" in completed.stdout
+    assert "vitalfuse ui --workspace" in completed.stdout
+    assert (_newest_run(folder) / "report.html").stat().st_size > 10_000
+
+
+def test_no_library_chatter_reaches_the_terminal(tiny):
+    _, _, completed = tiny
+    for noise in ("KFP Executor", "tensorflow/", "INFO mlflow", "alembic", "oneDNN"):
+        assert noise not in completed.stdout + completed.stderr
+
+
+def test_mlflow_has_a_nested_run_for_each_step_model_and_fold(tiny):
+    folder, _, _ = tiny
+    _, runs = _runs(folder)
+    parent = _parents(runs)[1]
+    children = {
+        run.data.tags["vitalfuse.step"]: run
+        for run in runs
+        if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+    }
+    assert set(children) == set(STEPS)
+    for model in MODELS:
+        model_run = children[f"cross_validate[{model}]"].info.run_id
+        folds = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == model_run]
+        assert len(folds) >= 2
+        assert all("macro_auc" in fold.data.metrics for fold in folds)
+    assert children["ingest"].data.tags["vitalfuse.cached"] == "true"
+
+
+def test_the_parent_run_can_be_compared_and_reproduced(tiny):
+    folder, _, _ = tiny
+    client, runs = _runs(folder)
+    parent = _parents(runs)[1]
+    assert parent.data.params["preprocess.folds"] == "2"
+    assert 0 <= parent.data.metrics["test/macro_auc"] <= 1
+    artifacts = {item.path for item in client.list_artifacts(parent.info.run_id)}
+    assert {"inputs", "report.html"} <= artifacts
+    inputs = {item.path for item in client.list_artifacts(parent.info.run_id, "inputs")}
+    assert {"inputs/pipeline.yaml", "inputs/settings.yaml"} <= inputs
+    assert parent.inputs.dataset_inputs[0].dataset.digest
+    assert "git" in " ".join(parent.data.tags)
+
+
+def test_the_registered_version_predicts_and_is_tied_to_its_run(tiny):
+    import mlflow
+    import pandas as pd
+
+    folder, _, _ = tiny
+    client, runs = _runs(folder)
+    version = client.get_model_version_by_alias("vitalfuse-diagnosis", "challenger")
+    assert version.version == client.get_model_version_by_alias("vitalfuse-diagnosis", "champion").version
+    assert version.tags["vitalfuse.run_id"] == _parents(runs)[1].info.run_id
+    assert len(version.tags["vitalfuse.cohort_digest"]) == 64
+    mlflow.set_tracking_uri(f"sqlite:///{folder / 'workspace' / 'mlflow.db'}")
+    model = mlflow.pyfunc.load_model("models:/vitalfuse-diagnosis@challenger")
+    example = model.input_example
+    predicted = pd.DataFrame(model.predict(example))
+    classes = [column for column in predicted if column.startswith("probability:")]
+    assert len(classes) == 6
+    assert predicted[classes].sum(axis=1).round(5).eq(1).all()
+
+
+def test_patients_are_named_nowhere(tiny):
+    """Source identifiers and names are in no file of the workspace, but for the source itself."""
+    import pandas as pd
+
+    folder, _, _ = tiny
+    patients = pd.read_csv(folder / "source" / "patients.csv", dtype=str)
+    secrets = [value.encode() for column in ("mrn", "name") for value in patients[column]]
+    for path in (folder / "workspace").rglob("*"):
+        if path.is_file() and path.suffix in (".json", ".jsonl", ".log", ".html", ".yaml", ".csv", ".db", ".txt"):
+            content = path.read_bytes()
+            assert not [secret for secret in secrets if secret in content], path
+
+
+def test_an_unchanged_run_is_wholly_cached(tiny):
+    folder, _, _ = tiny
+    completed = _run(folder)
+    assert completed.returncode == 0, completed.stderr
+    for step in STEPS:
+        assert f"{step}: cached" in completed.stdout
+    _, runs = _runs(folder)
+    first, second = _parents(runs)[1], _parents(runs)[-1]
+    assert first.data.metrics["test/macro_auc"] == second.data.metrics["test/macro_auc"]
+
+
+def test_describe_shows_the_newest_cohort(tiny):
+    folder, _, _ = tiny
+    completed = subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", "cohort", "describe", "--workspace", "workspace"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert completed.returncode == 0, completed.stderr
+    assert "heart_rate" in completed.stdout
+    assert "chronic_kidney_disease" in completed.stdout
+
+
+def test_the_plan_holds_no_secret(tiny):
+    folder, _, _ = tiny
+    key = (folder / "workspace" / "pseudonym.key").read_text()
+    assert key not in (_newest_run(folder) / "plan.json").read_text()
+    assert (folder / "workspace" / "pseudonym.key").stat().st_mode & 0o077 == 0
+    json.loads((_newest_run(folder) / "plan.json").read_text())
