@@ -21,7 +21,14 @@ def _row_medians(rows: np.ndarray) -> np.ndarray:
 
 
 def hampel_outliers(
-    value: np.ndarray, group: np.ndarray, *, neighbours: int, deviations: float, floor: np.ndarray | float
+    value: np.ndarray,
+    group: np.ndarray,
+    time: np.ndarray,
+    *,
+    neighbours: int,
+    span: int,
+    deviations: float,
+    floor: np.ndarray | float,
 ) -> np.ndarray:
     """Find readings that lie far from the readings before and after them.
 
@@ -31,7 +38,10 @@ def hampel_outliers(
     Args:
         value: float64 ``[m]``, finite, ordered by group and then by time.
         group: int ``[m]``, what may be compared with each other: one channel of one patient.
+        time: int64 ``[m]``, time of each reading.
         neighbours: Readings on each side.
+        span: Readings further away in time than this, in the unit of ``time``, are no neighbours: what changes from one
+            month to the next is no outlier.
         deviations: Scaled MADs beyond which a reading is an outlier; 0 finds none.
         floor: Smallest scaled MAD, in the unit of the values; one for all or float ``[m]``. It keeps a run of equal
             readings from making an outlier of the first that differs.
@@ -44,7 +54,7 @@ def hampel_outliers(
     around = np.full((len(value), 2 * neighbours), np.nan)
     # One turn for each distance of neighbours, never for each reading.
     for distance in range(1, neighbours + 1):
-        same = group[distance:] == group[:-distance]
+        same = (group[distance:] == group[:-distance]) & (time[distance:] - time[:-distance] <= span)
         around[distance:, distance - 1][same] = value[:-distance][same]
         around[:-distance, neighbours + distance - 1][same] = value[distance:][same]
     centre = _row_medians(around)

@@ -167,6 +167,8 @@ def clean_readings(
     outlier = hampel_outliers(
         cleaned.value,
         group,
+        cleaned.time,
+        span=settings.outlier_span_microseconds,
         neighbours=settings.outlier_neighbours,
         deviations=settings.outlier_deviations,
         floor=settings.outlier_floor * (high - low)[cleaned.channel] if len(channels) else 0.0,

@@ -42,6 +42,9 @@ class PreprocessSettings(Section):
         le=50,
         description="Hampel filter: readings on each side that a reading is compared with",
     )
+    outlier_span: str = Field(
+        default="1d", description="Hampel filter: readings further apart than this are not compared with each other"
+    )
     outlier_floor: float = Field(
         default=0.03,
         ge=0,
@@ -66,7 +69,7 @@ class PreprocessSettings(Section):
     folds: int = Field(default=5, ge=2, le=100, description="Folds of the cross-validation over the training patients")
     seed: int = Field(default=17, ge=0, lt=2**32, description="Seed of the split and the folds")
 
-    @field_validator("step")
+    @field_validator("step", "outlier_span")
     @classmethod
     def _is_duration(cls, text: str) -> str:
         try:
@@ -80,9 +83,18 @@ class PreprocessSettings(Section):
     @property
     def step_microseconds(self) -> int:
         """Length of a step in microseconds, the resolution of the cohort's time stamps."""
-        return pd.Timedelta(self.step) // pd.Timedelta(1, "us")
+        return _microseconds(self.step)
+
+    @property
+    def outlier_span_microseconds(self) -> int:
+        """The Hampel filter's span in microseconds."""
+        return _microseconds(self.outlier_span)
 
     @property
     def step_seconds(self) -> float:
         """Length of a step in seconds."""
         return self.step_microseconds / 1e6
+
+
+def _microseconds(duration: str) -> int:
+    return pd.Timedelta(duration) // pd.Timedelta(1, "us")

@@ -59,39 +59,43 @@ def test_images_are_smoothed_in_two_dimensions_alone():
             np.testing.assert_allclose(smooth[number, :, :, channel], expected, atol=1e-12)
 
 
+def hampel(value, group=None, time=None, *, neighbours=3, span=10**9, deviations=3.0, floor=0.1):
+    value = np.asarray(value, dtype=float)
+    group = np.zeros(len(value)) if group is None else np.asarray(group)
+    time = np.arange(len(value)) if time is None else np.asarray(time)
+    return hampel_outliers(
+        value, group, time, neighbours=neighbours, span=span, deviations=deviations, floor=floor
+    ).tolist()
+
+
 def test_hampel_finds_a_spike_and_leaves_a_level_change():
-    value = np.array([10, 11, 10, 90, 10, 11, 10, 30, 31, 30, 31.0])
-    outliers = hampel_outliers(value, np.zeros(11, dtype=int), neighbours=3, deviations=4, floor=0.5)
+    outliers = hampel([10, 11, 10, 90, 10, 11, 10, 30, 31, 30, 31], deviations=4, floor=0.5)
     assert np.flatnonzero(outliers).tolist() == [3]
 
 
 def test_hampel_compares_within_a_group_and_needs_three_neighbours():
-    value = np.array([1.0, 1, 1, 50, 50, 50])
-    group = np.array([0, 0, 0, 1, 1, 1])
-    assert not hampel_outliers(value, group, neighbours=3, deviations=3, floor=0.1).any()
-    assert not hampel_outliers(np.array([1.0, 99, 1]), np.zeros(3), neighbours=3, deviations=3, floor=0.1).any()
-    assert hampel_outliers(np.array([1.0, 99, 1, 1]), np.zeros(4), neighbours=3, deviations=3, floor=0.1).tolist() == [
-        False,
-        True,
-        False,
-        False,
-    ]
+    assert not any(hampel([1, 1, 1, 50, 50, 50], group=[0, 0, 0, 1, 1, 1]))
+    assert not any(hampel([1, 99, 1]))
+    assert hampel([1, 99, 1, 1]) == [False, True, False, False]
+
+
+def test_hampel_compares_readings_near_in_time_alone():
+    assert hampel([1, 1, 99, 1, 1], time=[0, 1, 2, 3, 4], span=2)[2]
+    assert not any(hampel([1, 1, 99, 1, 1], time=[0, 1, 50, 98, 99], span=40))
 
 
 def test_hampel_floor_protects_the_first_reading_that_differs():
-    value = np.array([36.6] * 6 + [36.8] + [36.6] * 3)
-    group = np.zeros(10)
-    assert hampel_outliers(value, group, neighbours=3, deviations=3, floor=0.0).sum() == 1
-    assert not hampel_outliers(value, group, neighbours=3, deviations=3, floor=0.1).any()
-    assert not hampel_outliers(value, group, neighbours=3, deviations=0, floor=0.0).any()
+    value = [36.6] * 6 + [36.8] + [36.6] * 3
+    assert sum(hampel(value, floor=0.0)) == 1
+    assert not any(hampel(value, floor=0.1))
+    assert not any(hampel(value, deviations=0, floor=0.0))
 
 
 @given(value=arrays.arrays(np.float64, st.integers(4, 25), elements=VALUES), neighbours=st.integers(2, 4))
 def test_hampel_agrees_with_pandas_medians(value, neighbours):
-    outliers = hampel_outliers(value, np.zeros(len(value)), neighbours=neighbours, deviations=2.5, floor=1.0)
+    outliers = hampel(value, neighbours=neighbours, deviations=2.5, floor=1.0)
     for i, reading in enumerate(value):
         around = pd.Series(np.r_[value[max(0, i - neighbours) : i], value[i + 1 : i + 1 + neighbours]])
         centre = around.median()
         spread = max(1.4826 * (around - centre).abs().median(), 1.0)
-        expected = len(around) >= 3 and abs(reading - centre) > 2.5 * spread
-        assert outliers[i] == expected
+        assert outliers[i] == (len(around) >= 3 and abs(reading - centre) > 2.5 * spread)

@@ -130,9 +130,7 @@ def test_an_empty_cohort_is_refused(make_cohort, observations_frame, tmp_path):
 @pytest.mark.parametrize(
     ("patients", "message"), [(["p001", "p000"], "not sorted"), (["p000", "stranger"], "belong to no patient")]
 )
-def test_observations_that_do_not_fit_the_patients(
-    make_cohort, observations_frame, tmp_path, patients, message
-):
+def test_observations_that_do_not_fit_the_patients(make_cohort, observations_frame, tmp_path, patients, message):
     rows = [(patient, "", channel, 0, 40) for patient in patients for channel in ("heart_rate", "body_temperature")]
     with pytest.raises(InputError, match=message) as caught:
         preprocess_cohort(make_cohort(observations=observations_frame(rows)), tmp_path / "features", SETTINGS)
