@@ -38,7 +38,7 @@ def decode_image(path: Path) -> np.ndarray:
             return np.asarray(image.convert("L"), dtype=np.float32)[..., None] / 255.0
         if image.mode == "F":
             raise ValueError("floating-point pixels have no known range")
-        return np.asarray(image.convert("RGB"), dtype=np.float32) / 255.0
+        return np.asarray(image.convert("RGBA").convert("RGB"), dtype=np.float32) / 255.0
 
 
 def _resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

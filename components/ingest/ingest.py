@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -285,7 +286,11 @@ def _result(
         not_used.update(table.not_used)
     reasons = rejected["reason"].value_counts()
     metrics = {f"{name}_rows": float(count) for name, count in manifest.counts.items()}
-    metrics |= {f"rejected/{reason}": float(count) for reason, count in reasons.items()}
+    # Names of metrics may hold letters, digits and a few signs only.
+    metrics |= {
+        f"rejected/{re.sub(r'[^0-9A-Za-z]+', '_', str(reason)).strip('_')}": float(count)
+        for reason, count in reasons.items()
+    }
     metrics |= {
         "channels": float(len(manifest.channels)),
         "corrected_values": float(sum(cleaned.corrected.values())),

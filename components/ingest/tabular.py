@@ -73,11 +73,9 @@ def read_text_table(
 def _read_csv(path: Path, name: str, rejections: Rejections) -> tuple[pa.Table, np.ndarray]:
     """Read a CSV file; return the table and the row number of each of its rows."""
     bad: list[int] = []
-    skipped: list[int] = []
 
     def note_invalid(row: pacsv.InvalidRow) -> str:
-        blank = row.actual_columns <= 1 and not (row.text or "").strip()
-        (skipped if blank else bad).append(row.number)
+        bad.append(row.number)
         return "skip"
 
     header = _header(path)
@@ -98,9 +96,10 @@ def _read_csv(path: Path, name: str, rejections: Rejections) -> tuple[pa.Table, 
         "has not as many fields as the header",
         remedy="Mend the row",
     )
-    lost = np.array(sorted(bad + skipped), dtype=np.int64)
-    numbers = np.setdiff1d(np.arange(2, table.num_rows + len(lost) + 2), lost)
-    return table, numbers
+    numbers = np.setdiff1d(np.arange(2, table.num_rows + len(bad) + 2), bad)
+    # Arrow reads a blank line as a row of empty texts.
+    used = pc.not_equal(pc.binary_join_element_wise(*table.columns, ""), "")
+    return table.filter(used), numbers[used.to_numpy()]
 
 
 def _header(path: Path) -> list[str]:

@@ -91,7 +91,7 @@ def _observations(
             row=1,
             remedy="Name columns as in Table I, such as Body temperature (°C)",
         )
-    table = take_times(table.rename(columns={"Date": "time"}), rejections, settings.time_zone)
+    table = take_times(table, rejections, settings.time_zone, column="Date").rename(columns={"Date": "time"})
     parts = []
     for heading, names, unit in zip(headings[known], channels[known], parsed.loc[known, "unit"], strict=True):
         # An empty cell of a wide table is no measurement, not a rejected one.
