@@ -1,0 +1,1 @@
+"""A synthetic cohort in the files that a hospital would export; it proves nothing clinical."""
