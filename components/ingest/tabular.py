@@ -121,7 +121,9 @@ def parse_times(text: pd.Series, time_zone: str = "UTC") -> pd.Series:
     Returns:
         ``datetime64[us, UTC]``; NaT where the text is no time stamp between the years 1678 and 2261.
     """
-    texts = text.astype(str)
+    # Each distinct text is parsed once: devices and channels share their time stamps.
+    codes, distinct = pd.factorize(text.astype(str))
+    texts = pd.Series(distinct, dtype=object)
     # An offset can only follow a time of day, so that a date's last part is not taken for one.
     aware = texts.str.contains(":", regex=False) & texts.str.contains(_OFFSET, regex=True)
     # Apart, because pandas 2 reads a naive text that follows one with an offset as if it had that offset too.
@@ -130,7 +132,8 @@ def parse_times(text: pd.Series, time_zone: str = "UTC") -> pd.Series:
     naive_times = pd.to_datetime(naive_texts, format="ISO8601", errors="coerce")
     # "2022-6-1", as in the paper's Table I, is not ISO 8601.
     naive_times = naive_times.fillna(pd.to_datetime(naive_texts, format="%Y-%m-%d", errors="coerce"))
-    return offset_times.dt.as_unit("us").where(aware, localise(naive_times, time_zone))
+    times = offset_times.dt.as_unit("us").where(aware, localise(naive_times, time_zone))
+    return pd.Series(times.array.take(codes), index=text.index)
 
 
 def localise(naive: pd.Series, time_zone: str) -> pd.Series:
@@ -223,8 +226,10 @@ def split_pressures(frame: pd.DataFrame, rejections: Rejections, column: str = "
         InputError: A pressure is malformed and ``on_bad_row`` is "fail".
     """
     text = frame[column].astype(str)
-    absent = text.str.strip() == ""
-    parts = text.str.extract(_BLOOD_PRESSURE).astype(float)
+    absent = text.isin(["", " "])
+    codes, distinct = pd.factorize(text)
+    parts = pd.Series(distinct, dtype=object).str.extract(_BLOOD_PRESSURE).astype(float)
+    parts = parts.take(codes).set_axis(text.index)
     bad = parts[0].isna() & ~absent
     rejections.add(frame[absent], column, ABSENT)
     rejections.malformed(

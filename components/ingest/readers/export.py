@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from components.ingest.rejections import ABSENT, Rejections
 from components.ingest.settings import TimeZone
-from components.ingest.source_tables import SourceTables, build_table
+from components.ingest.source_tables import SourceTables, build_table, map_values
 from components.ingest.tabular import read_text_table, split_pressures, take_numbers, take_times
 from data_schemas.channels import Catalogue
 from data_schemas.errors import InputError
@@ -121,20 +121,19 @@ def _observations(
     required = ["mrn", "device_id", "measurement", "time", "value", "unit"]
     parts = [read_text_table(file, file.relative_to(path).as_posix(), required, rejections) for file in files]
     table = pd.concat(parts, ignore_index=True)
-    measurement = table["measurement"].str.casefold()
-    known = measurement.isin(list(catalogue.by_name))
+    channels = {name: catalogue.by_name.get(name.casefold(), ()) for name in table["measurement"].unique()}
+    known = table["measurement"].isin([name for name, found in channels.items() if found])
     not_used = {str(name): int(count) for name, count in table.loc[~known, "measurement"].value_counts().items()}
-    table = take_times(table[known].assign(measurement=measurement), rejections, time_zone)
-    channels = table["measurement"].map(catalogue.by_name)
-    paired = channels.str.len() == 2
+    table = take_times(table[known], rejections, time_zone)
+    paired = table["measurement"].isin([name for name, found in channels.items() if len(found) == 2])
     single = take_numbers(table[~paired], rejections)
-    single = single.assign(channel=channels[single.index].str[0])
+    parts = [single.assign(channel=map_values(single["measurement"], {n: c[0] for n, c in channels.items() if c}))]
     pressures = split_pressures(table[paired], rejections)
-    halves = [
-        pressures.assign(value=pressures[column], channel=channels[pressures.index].str[position])
-        for position, column in enumerate(("first", "second"))
-    ]
-    rows = pd.concat([single, *halves]).sort_values(["file", "row"], kind="stable")
+    for position, column in enumerate(("first", "second")):
+        names = {name: found[position] for name, found in channels.items() if len(found) == 2}
+        half = pressures.assign(value=pressures[column], channel=map_values(pressures["measurement"], names))
+        parts.append(half)
+    rows = pd.concat([part.astype({"channel": object}) for part in parts]).sort_index(kind="stable")
     columns = {name: rows[name] for name in ("device_id", "channel", "time", "value", "unit", "file", "row")}
     return build_table("observations", key=rows["mrn"], **columns), not_used
 
