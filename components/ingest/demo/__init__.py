@@ -1,1 +1,1 @@
-"""A synthetic cohort in the files that a hospital would export; it proves nothing clinical."""
+"""Generator of the synthetic demo cohort, in the files that a hospital would export. Proves nothing clinical."""

@@ -1,139 +1,127 @@
-"""MRI-like images of an invented torso: anatomy, findings by severity, and findings that mean nothing."""
+"""Magnetic-resonance-like images of a trunk: generated anatomy whose organs change with the diseases."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
-import pandas as pd
-from PIL import Image
-from scipy.ndimage import gaussian_filter
 
-from components.ingest.demo.people import DISEASES, People
-from components.ingest.demo.physiology import START
-from components.ingest.demo.settings import DemoSettings
+from components.ingest.demo.classes import DISEASES
+from components.ingest.demo.patients import Patients
 
-MODALITY = "MR"
-_CHUNK = 500
-_DEPTH = {8: (255, np.uint8), 16: (65535, np.uint16)}
+_CARDIAC, _DIABETES, _COPD, _HYPERTENSION, _KIDNEY = range(len(DISEASES))
+_EDGE_SHARPNESS = 14.0
+_LARGEST_CHUNK_PIXELS = 2**20
+_CYSTS = 3
 
 
-def write_images(folder: Path, people: People, settings: DemoSettings, random: np.random.Generator) -> pd.DataFrame:
-    """Draw and write one PNG a patient that has an image.
+def draw_images(rng: np.random.Generator, patients: Patients, size: tuple[int, int]) -> np.ndarray:
+    """Draw one image for each patient of a block.
 
     Args:
-        folder: An existing folder.
-        people: The patients.
-        settings: The settings.
-        random: Source of chance.
-
-    Returns:
-        mrn, time, modality, file.
-    """
-    rows = np.flatnonzero(people.present[:, 1])
-    bits = np.where(random.random(len(rows)) < settings.eight_bit, 8, 16)
-    day = random.integers(0, settings.days, size=len(rows))
-    names = [f"image_{place:06d}.png" for place in range(len(rows))]
-    for start, images in _draw(people.severity[rows], settings.image_size, random):
-        for place, image in enumerate(images, start=start):
-            highest, kind = _DEPTH[int(bits[place])]
-            Image.fromarray(np.round(image * highest).astype(kind)).save(folder / names[place])
-    return pd.DataFrame(
-        {
-            "mrn": people.table["mrn"].to_numpy()[rows],
-            "time": START + pd.to_timedelta(day * 24 + 10, unit="h"),
-            "modality": MODALITY,
-            "file": names,
-        }
-    )
-
-
-def _draw(
-    severity: np.ndarray, size: tuple[int, int], random: np.random.Generator
-) -> Iterator[tuple[int, np.ndarray]]:
-    for start in range(0, len(severity), _CHUNK):
-        yield start, draw_images(severity[start : start + _CHUNK], size, random)
-
-
-def draw_images(severity: np.ndarray, size: tuple[int, int], random: np.random.Generator) -> np.ndarray:
-    """Draw images.
-
-    Cardiovascular disease enlarges the heart; hypertension thickens its wall and shrinks the kidneys a little; kidney
-    disease shrinks and brightens them; COPD makes holes in the lungs; diabetes leaves bright specks in the abdomen. What
-    is seen follows the severity loosely, and healthy people vary in each of these.
-
-    Args:
-        severity: float ``[n, 5]`` by disease.
-        size: Height and width.
-        random: Source of chance.
+        rng: Random generator.
+        patients: The block, whether or not a patient's image will be written.
+        size: Height and width in pixels.
 
     Returns:
         float32 ``[n, height, width]`` in [0, 1].
     """
-    n = len(severity)
-    # A finding is more or less than the illness behind it.
-    seen = np.clip(severity + random.normal(0, 0.17, size=severity.shape), -0.25, 1.2)
-    cvd, diabetes, copd, hypertension, kidney = (seen[:, i] for i in range(len(DISEASES)))
-    y, x = np.meshgrid(np.linspace(-1, 1, size[0]), np.linspace(-1, 1, size[1]), indexing="ij")
-    shift = random.normal(0, 0.04, size=(2, n))
-    scale = random.normal(1, 0.05, size=n)
-    grid = _Grid((y[None] - shift[0][:, None, None]) / scale[:, None, None],
-                 (x[None] - shift[1][:, None, None]) / scale[:, None, None])
-    image = 0.42 * grid.ellipse(0, 0, 0.93, 0.78)
-    lungs = grid.ellipse(-0.3, -0.36, 0.34, 0.24) + grid.ellipse(-0.3, 0.36, 0.34, 0.24)
-    image -= 0.28 * lungs
-    image -= 0.11 * np.maximum(copd, 0)[:, None, None] * lungs * _speckle(n, size, 1.6, random)
-    radius = 0.15 + 0.075 * cvd + random.normal(0, 0.018, size=n)
-    wall = 0.035 + 0.03 * np.maximum(hypertension, 0) + random.normal(0, 0.006, size=n)
-    image += 0.42 * grid.ellipse(-0.22, 0.05, radius, radius)
-    image -= 0.30 * grid.ellipse(-0.22, 0.05, np.maximum(radius - wall, 0.02), np.maximum(radius - wall, 0.02))
-    shrink = 1 - 0.34 * kidney - 0.14 * hypertension + random.normal(0, 0.07, size=n)
-    bright = 0.22 + 0.13 * np.maximum(kidney, 0)
-    for side in (-0.34, 0.34):
-        image += bright[:, None, None] * grid.ellipse(0.36, side, 0.20 * shrink, 0.11 * shrink)
-    abdomen = grid.ellipse(0.42, 0, 0.26, 0.2)
-    image += (0.06 + 0.16 * np.maximum(diabetes, 0))[:, None, None] * abdomen * _specks(n, size, random)
-    image += _meaningless(grid, n, random)
-    image = gaussian_filter(image, sigma=(0, 0.6, 0.6))
-    image *= (1 + 0.12 * random.normal(size=n))[:, None, None]
-    image += _field(n, size, random) + random.normal(0, 0.035, size=image.shape)
-    return np.clip(image + 0.05, 0, 1).astype(np.float32)
+    images = np.empty((len(patients), *size), dtype=np.float32)
+    chunk = max(_LARGEST_CHUNK_PIXELS // (size[0] * size[1]), 1)
+    for start in range(0, len(patients), chunk):
+        rows = slice(start, start + chunk)
+        images[rows] = _draw(rng, patients.expression["image"][rows], patients.site[rows], size)
+    return images
 
 
-class _Grid:
-    """Coordinates of all pixels of all images, after each image's shift and scale."""
+def _draw(rng: np.random.Generator, shown: np.ndarray, site: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    count = len(shown)
 
-    def __init__(self, y: np.ndarray, x: np.ndarray) -> None:
-        self.y, self.x = y, x
+    def vary(spread: float) -> np.ndarray:
+        return rng.normal(0, spread, size=count)
 
-    def ellipse(
-        self, y: float | np.ndarray, x: float | np.ndarray, height: float | np.ndarray, width: float | np.ndarray
-    ) -> np.ndarray:
-        """Return 1 inside an ellipse and 0 outside, with a soft edge; each argument is one value or one an image."""
-        y, x, height, width = (np.asarray(value, dtype=float).reshape(-1, 1, 1) for value in (y, x, height, width))
-        distance = np.sqrt(((self.y - y) / height) ** 2 + ((self.x - x) / width) ** 2)
-        return np.clip((1.0 - distance) * 6 + 0.5, 0, 1)
-
-
-def _speckle(n: int, size: tuple[int, int], sigma: float, random: np.random.Generator) -> np.ndarray:
-    noise = gaussian_filter(random.normal(size=(n, *size)), sigma=(0, sigma, sigma))
-    return np.clip(noise / noise.std() + 0.3, 0, 3)
-
-
-def _specks(n: int, size: tuple[int, int], random: np.random.Generator) -> np.ndarray:
-    return gaussian_filter((random.random((n, *size)) < 0.05).astype(float), sigma=(0, 0.5, 0.5)) * 3
-
-
-def _meaningless(grid: _Grid, n: int, random: np.random.Generator) -> np.ndarray:
-    """One bright or dark spot somewhere, in sick and healthy alike."""
-    y, x = random.uniform(-0.7, 0.7, size=(2, n))
-    size = random.uniform(0.03, 0.09, size=n)
-    return (0.2 * random.normal(size=n))[:, None, None] * grid.ellipse(y, x, size, size)
+    cardiac, diabetes, copd, hypertension, kidney = shown.T
+    x, y = _coordinates(rng, count, size)
+    canvas = np.zeros((count, *size), dtype=np.float32)
+    rim = 0.09 + 0.05 * diabetes + vary(0.02)
+    _paint(canvas, x, y, (0, 0), (0.84 + vary(0.02), 0.96 + vary(0.02)), 0.62 + 0.06 * diabetes + vary(0.03))
+    _paint(canvas, x, y, (0, 0), (0.84 - rim, 0.96 - rim), 0.34 + vary(0.02))
+    for side in (-1, 1):
+        width, height = 0.24 * (1 + 0.10 * copd + vary(0.06)), 0.34 * (1 + 0.20 * copd + vary(0.08))
+        centre = (side * 0.36 + vary(0.02), -0.40 + 0.10 * copd + vary(0.03))
+        _paint(canvas, x, y, centre, (width, height), 0.15 - 0.07 * copd + 0.05 * cardiac + vary(0.025))
+    _paint(canvas, x, y, (-0.30, 0.22), (0.30, 0.17 + vary(0.012)), 0.50 + 0.16 * diabetes + vary(0.06))
+    _paint_heart(canvas, x, y, cardiac, hypertension, vary)
+    breadth = 0.06 * (1 + 0.6 * hypertension + 0.2 * cardiac + vary(0.15))
+    _paint(canvas, x, y, (0.0, 0.28), (breadth, 0.38), 0.74 + vary(0.04))
+    for side in (-1, 1):
+        scale = 1 - 0.34 * kidney - 0.10 * hypertension - 0.04 * diabetes + vary(0.08)
+        brightness = 0.68 - 0.20 * kidney - 0.05 * hypertension + vary(0.05)
+        _paint(canvas, x, y, (side * 0.34 + vary(0.02), 0.60 + vary(0.03)), (0.15 * scale, 0.21 * scale), brightness)
+    _paint_cysts(rng, canvas, x, y)
+    return _scan(rng, canvas, x, y, site)
 
 
-def _field(n: int, size: tuple[int, int], random: np.random.Generator) -> np.ndarray:
-    """The slow change of brightness over an image that coils leave."""
-    y, x = np.meshgrid(np.linspace(-1, 1, size[0]), np.linspace(-1, 1, size[1]), indexing="ij")
-    slope = random.normal(0, 0.05, size=(2, n))
-    return slope[0][:, None, None] * y + slope[1][:, None, None] * x
+def _coordinates(rng: np.random.Generator, count: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return where each pixel lies in the trunk, which is moved, turned and scaled a little in every patient."""
+    rows, columns = np.meshgrid(np.linspace(-1, 1, size[0]), np.linspace(-1, 1, size[1]), indexing="ij")
+    shift = rng.normal(0, 0.025, size=(2, count, 1, 1))
+    scale = 1 + rng.normal(0, 0.025, size=(2, count, 1, 1))
+    angle = rng.normal(0, 0.03, size=(count, 1, 1))
+    x = (np.cos(angle) * columns - np.sin(angle) * rows - shift[0]) * scale[0]
+    y = (np.sin(angle) * columns + np.cos(angle) * rows - shift[1]) * scale[1]
+    return x.astype(np.float32), y.astype(np.float32)
+
+
+def _column(value: np.ndarray | float) -> np.ndarray:
+    return np.asarray(value, dtype=np.float32).reshape(-1, 1, 1)
+
+
+def _paint(
+    canvas: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    centre: tuple[np.ndarray | float, np.ndarray | float],
+    radii: tuple[np.ndarray | float, np.ndarray | float],
+    brightness: np.ndarray | float,
+) -> None:
+    """Paint an ellipse with a soft edge over the canvas, in place; all its parameters may differ by patient."""
+    distance = np.hypot((x - _column(centre[0])) / _column(radii[0]), (y - _column(centre[1])) / _column(radii[1]))
+    cover = 0.5 * (1 + np.tanh(0.5 * _EDGE_SHARPNESS * (1 - distance)))
+    canvas += cover * (_column(brightness) - canvas)
+
+
+def _paint_heart(
+    canvas: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    cardiac: np.ndarray,
+    hypertension: np.ndarray,
+    vary: Callable[[float], np.ndarray],
+) -> None:
+    size = 0.22 * (1 + 0.34 * cardiac + 0.06 * hypertension + vary(0.08))
+    centre = (0.08 + 0.03 * cardiac + vary(0.02), -0.20 + vary(0.02))
+    _paint(canvas, x, y, centre, (size, 0.95 * size), 0.60 + vary(0.03))
+    # High pressure thickens the wall: the chamber is a smaller part of the heart.
+    chamber = size * (0.68 + 0.10 * cardiac - 0.30 * hypertension + vary(0.05))
+    _paint(canvas, x, y, centre, (chamber, 0.9 * chamber), 0.84 + vary(0.03))
+
+
+def _paint_cysts(rng: np.random.Generator, canvas: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:
+    """Paint up to three harmless bright or dark spots, in the healthy and the ill alike."""
+    count = len(canvas)
+    for _ in range(_CYSTS):
+        radius = np.where(rng.random(count) < 0.35, rng.uniform(0.03, 0.10, size=count), 1e-3)
+        centre = (rng.uniform(-0.6, 0.6, size=count), rng.uniform(-0.7, 0.8, size=count))
+        _paint(canvas, x, y, centre, (radius, radius), rng.choice([0.05, 0.9], size=count))
+
+
+def _scan(rng: np.random.Generator, canvas: np.ndarray, x: np.ndarray, y: np.ndarray, site: np.ndarray) -> np.ndarray:
+    """Add what the scanner does: uneven field, contrast of the site's machine, and Rician noise."""
+    count = len(canvas)
+    tilt = rng.normal(0, 0.06, size=(3, count, 1, 1)).astype(np.float32)
+    field = 1 + tilt[0] * x + tilt[1] * y + tilt[2] * x * y
+    contrast = _column(np.array([1.0, 0.94, 1.05])[site] * rng.normal(1, 0.04, size=count))
+    noise = _column(rng.uniform(0.02, 0.06, size=count))
+    real, imaginary = rng.standard_normal((2, *canvas.shape), dtype=np.float32) * noise
+    return np.clip(np.hypot(canvas * field * contrast + real, imaginary), 0.0, 1.0)

@@ -22,7 +22,7 @@ class People:
     Attributes:
         table: mrn, name, sex, birth_date, site, label; one row a patient, shuffled.
         severity: float ``[n, 5]`` in [0, 1] by disease of ``DISEASES``; the label's is a patient's highest.
-        treatment: float ``[n, 5]`` in [0.35, 1]: what treatment leaves of a disease's effect on the channels.
+        treatment: float ``[n, 5]`` in [0.1, 0.9]: what treatment leaves of a disease's effect on the channels.
         age: float ``[n]`` in years.
         present: Bool ``[n, 3]``: whether the patient has series, image and note.
     """
@@ -69,7 +69,7 @@ def invent_people(settings: DemoSettings, random: np.random.Generator) -> People
     return People(
         table=table,
         severity=severity,
-        treatment=random.uniform(0.35, 1.0, size=severity.shape),
+        treatment=random.uniform(0.1, 0.9, size=severity.shape),
         age=age,
         present=_present(n, settings, random),
     )

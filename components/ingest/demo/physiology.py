@@ -1,13 +1,14 @@
-"""Vital signs that follow from the severities, as devices of uneven quality read them."""
+"""True vital signs of a patient over time: what a perfect device would show."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
+from scipy.signal import lfilter
 
-from components.ingest.demo.people import DISEASES, People
+from components.ingest.demo.classes import DISEASES
+from components.ingest.demo.patients import Patients
 from components.ingest.demo.settings import DemoSettings
 
 CHANNELS = (
@@ -18,225 +19,148 @@ CHANNELS = (
     "blood_glucose",
     "oxygen_saturation",
 )
-MEASUREMENTS = ("heart_rate", "blood_pressure", "body_temperature", "blood_glucose", "oxygen_saturation")
-UNITS = ("/min", "mm[Hg]", "mm[Hg]", "Cel", "mg/dL", "%")
-START = pd.Timestamp("2022-06-01")
-_MG_DL_PER_MMOL_L = 18.0182
+_HEART, _SYSTOLIC, _DIASTOLIC, _TEMPERATURE, _GLUCOSE, _OXYGEN = range(len(CHANNELS))
+_CARDIAC, _DIABETES, _COPD, _HYPERTENSION, _KIDNEY = range(len(DISEASES))
+DAY_SECONDS = 86400
 
-# Channels in the order of CHANNELS. The healthy level, its spread between people, within a day, between readings.
-_LEVEL = np.array([71.0, 119.0, 76.0, 36.6, 94.0, 97.6])
-_BETWEEN = np.array([7.0, 8.0, 6.0, 0.2, 8.0, 0.7])
-_CIRCADIAN = np.array([5.0, 5.0, 3.5, 0.25, 7.0, 0.3])
-_WITHIN = np.array([4.0, 5.0, 4.0, 0.12, 8.0, 0.6])
-_PER_YEAR = np.array([0.0, 0.25, 0.08, -0.003, 0.15, -0.012])
-# What each disease at full severity adds to the level, to the circadian swing and to the spread between readings:
-# diseases overlap on purpose (hypertension and kidney disease share high pressure).
-_SHIFT = {
-    "cardiovascular_disease": ((9, 5, -3, 0.0, 2, -1.0), (-3, 0, 0, 0, 0, 0), (7, 4, 2, 0, 0, 0.2)),
-    "diabetes": ((2, 3, 1, 0.0, 46, -0.1), (0, 0, 0, 0, 22, 0), (0, 1, 0, 0, 16, 0)),
-    "copd": ((8, 0, 0, 0.12, 1, -3.6), (0, 0, 0, 0.05, 0, 0.8), (1, 0, 0, 0.03, 0, 0.9)),
-    "hypertension": ((2, 20, 12, 0.0, 1, 0.0), (0, 4, 2, 0, 0, 0), (0, 4, 2, 0, 0, 0)),
-    "chronic_kidney_disease": ((1, 17, 8, -0.14, 6, -0.2), (0, -4, -2, -0.08, 0, 0), (0, 2, 1, 0.02, 3, 0)),
-}
-_EFFECT = np.array([_SHIFT[name] for name in DISEASES], dtype=float)
-# Reads of nonsense, as real devices give: no contact, error codes, slipped cuffs.
-_NONSENSE = np.array([[0, 255], [0, 300], [0, 879], [0.0, 45.9], [0, 999], [0, 127]], dtype=float)
+# Columns are the channels, in beats/min, mmHg, mmHg, °C, mg/dL and %.
+_BASE = np.array([71.0, 121.0, 77.0, 36.6, 95.0, 97.2])
+# Deviation between persons, of slow changes within a person, and of quick ones.
+_BETWEEN = np.array([8.0, 9.0, 6.5, 0.16, 8.0, 0.7])
+_SLOW = np.array([2.5, 4.0, 2.5, 0.10, 4.0, 0.35])
+_QUICK = np.array([3.0, 4.0, 3.0, 0.08, 6.0, 0.45])
+# Half of the daily swing, and the hour of its peak.
+_SWING = np.array([5.0, 6.5, 4.5, 0.28, 0.0, 0.25])
+_PEAK_HOUR = np.array([15.0, 14.0, 14.0, 17.0, 12.0, 14.0])
+# A shared factor, activity and stress, couples the channels.
+_COUPLING = np.array([3.0, 3.0, 2.0, 0.04, 1.5, 0.0])
+_AGE = np.array([-0.05, 0.22, 0.03, -0.003, 0.15, -0.015])
+_MALE = np.array([-2.0, 2.0, 1.5, -0.03, 1.0, -0.1])
+
+# What a fully expressed disease (row) does to a channel (column): change of level, of half the daily swing, of the
+# logarithm of the quick noise, and over the whole stay.
+_LEVEL = np.array(
+    [
+        [8.0, 3.0, -4.0, 0.00, 3.0, -1.2],  # cardiovascular disease: fast pulse, wide pulse pressure
+        [3.0, 4.0, 1.0, 0.00, 34.0, 0.0],  # diabetes
+        [6.0, 1.0, 0.0, 0.14, 3.0, -3.0],  # COPD
+        [1.0, 20.0, 12.0, 0.00, 3.0, 0.0],  # hypertension
+        [1.0, 14.0, 6.0, -0.12, 5.0, -0.3],  # chronic kidney disease
+    ]
+)
+_SWING_CHANGE = np.array(
+    [
+        [-2.5, 0.0, 0.0, 0.00, 0.0, 0.1],
+        [-2.0, -1.5, -1.0, 0.00, 0.0, 0.0],
+        [0.0, 0.0, 0.0, -0.08, 0.0, 0.9],  # saturation falls at night
+        [0.0, 2.5, 1.5, 0.00, 0.0, 0.0],
+        [-1.0, -8.0, -5.5, -0.08, 0.0, 0.0],  # pressure does not dip at night
+    ]
+)
+_NOISE_CHANGE = np.array(
+    [
+        [0.9, 0.2, 0.2, 0.0, 0.0, 0.3],  # irregular pulse
+        [-0.3, 0.0, 0.0, 0.0, 0.6, 0.0],
+        [0.1, 0.0, 0.0, 0.3, 0.0, 0.7],
+        [0.0, 0.4, 0.3, 0.0, 0.0, 0.0],
+        [-0.5, 0.1, 0.1, 0.0, 0.1, 0.0],
+    ]
+)
+_TREND = np.array(
+    [
+        [4.0, 0.0, 0.0, 0.00, 0.0, -0.6],
+        [0.0, 0.0, 0.0, 0.00, 10.0, 0.0],
+        [2.0, 0.0, 0.0, 0.15, 0.0, -1.0],
+        [0.0, 4.0, 2.0, 0.00, 0.0, 0.0],
+        [0.0, 7.0, 3.0, -0.05, 0.0, 0.0],
+    ]
+)
+# Nerve damage of the autonomic system loosens the coupling of the pulse.
+_DECOUPLING = np.array([0.2, 0.6, 0.0, 0.0, 0.5])
+# What medicine against a disease does to a channel, and the share of the disease's effect that it leaves.
+_MEDICINE = np.zeros((len(DISEASES), len(CHANNELS)))
+_MEDICINE[_CARDIAC, [_HEART, _SYSTOLIC]] = [-7.0, -5.0]
+_MEDICINE[_COPD, _HEART] = 3.0
+_LEFT_BY_MEDICINE = np.array([0.85, 0.7, 0.85, 0.65, 0.85])
+_MEAL_HOURS = np.array([8.0, 13.0, 19.0])
+# Correlation of slow changes between readings that are three hours apart.
+_SLOW_CORRELATION = 0.85
+_HIGHEST = np.array([220.0, 250.0, 150.0, 41.5, 600.0, 100.0])
+_LOWEST = np.array([30.0, 60.0, 35.0, 34.0, 35.0, 60.0])
 
 
 @dataclass(frozen=True)
-class Devices:
-    """The devices of the cohort, a pool for each measurement.
+class TrueSeries:
+    """True vital signs of a block of patients.
 
     Attributes:
-        table: device_id, measurement, gain, bias, clock_offset_seconds; those with a certificate alone.
-        index: int ``[n, 5]``: each patient's device of each measurement.
-        gain: float ``[devices]``.
-        bias: float ``[devices, 2]``, in the channel's unit (the second for diastolic pressure).
-        offset: float ``[devices]``, seconds that the clock is ahead.
-        ids: ``[devices]``.
-        molar: Bool ``[devices]``: shows glucose in mmol/L.
+        seconds: float64 ``[n, t]``: since the midnight at which the patient's observation starts, increasing.
+        values: float64 ``[n, t, channels]`` in the units of the channels, as in ``CHANNELS``.
     """
 
-    table: pd.DataFrame
-    index: np.ndarray
-    gain: np.ndarray
-    bias: np.ndarray
-    offset: np.ndarray
-    ids: np.ndarray
-    molar: np.ndarray
+    seconds: np.ndarray
+    values: np.ndarray
 
 
-def true_signals(people: People, settings: DemoSettings, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Simulate the patients' true vital signs at the times of the readings.
+def simulate(rng: np.random.Generator, patients: Patients, settings: DemoSettings) -> TrueSeries:
+    """Simulate the vital signs of a block of patients.
 
     Args:
-        people: The patients.
-        settings: The settings.
-        random: Source of chance.
+        rng: Random generator.
+        patients: The block.
+        settings: Days, and readings a day.
 
     Returns:
-        float ``[n, readings]``, hours since ``START``; float ``[n, readings, 6]`` in ``UNITS``.
+        ``days * samples_per_day`` time points for every patient, at slightly irregular times.
     """
-    n, readings = len(people), settings.days * settings.samples_a_day
-    slot = 24 / settings.samples_a_day
-    hours = (np.arange(readings) + random.uniform(0.15, 0.85, size=(n, readings))) * slot
-    effect = people.severity * people.treatment
-    level = _LEVEL + random.normal(size=(n, 6)) * _BETWEEN + (people.age[:, None] - 50) * _PER_YEAR
-    level = level + effect @ _EFFECT[:, 0]
-    swing = np.maximum(_CIRCADIAN + effect @ _EFFECT[:, 1], 0)
-    spread = _WITHIN + effect @ _EFFECT[:, 2]
-    phase = random.normal(15, 1.5, size=(n, 1, 1))
-    daily = np.cos(2 * np.pi * (hours[:, :, None] - phase) / 24)
-    signal = level[:, None] + swing[:, None] * daily + spread[:, None] * _correlated(n, readings, random)
-    return hours, _with_exacerbations(signal, hours, people, random)
-
-
-def _correlated(n: int, readings: int, random: np.random.Generator) -> np.ndarray:
-    """Autoregressive noise of unit variance, ``[n, readings, 6]``; the two pressures move together."""
-    noise = random.normal(size=(readings, n, 6))
-    noise[..., 2] = 0.7 * noise[..., 1] + np.sqrt(1 - 0.49) * noise[..., 2]
-    memory = 0.5
-    for t in range(1, readings):
-        noise[t] = memory * noise[t - 1] + np.sqrt(1 - memory**2) * noise[t]
-    return noise.transpose(1, 0, 2)
-
-
-def _with_exacerbations(
-    signal: np.ndarray, hours: np.ndarray, people: People, random: np.random.Generator
-) -> np.ndarray:
-    """Some patients with COPD get worse for a few days: less oxygen, faster heart, warmer."""
-    copd = people.severity[:, DISEASES.index("copd")]
-    happens = random.random(len(people)) < 0.7 * copd
-    start = random.uniform(0, hours.max(), size=len(people))
-    during = ((hours >= start[:, None]) & (hours < start[:, None] + 60)) & happens[:, None]
-    signal = signal + during[:, :, None] * np.array([9.0, 2.0, 0.0, 0.5, 4.0, -2.8])
-    signal[..., 5] = np.minimum(signal[..., 5], 100)
-    return signal
-
-
-def make_devices(people: People, random: np.random.Generator) -> Devices:
-    """Make a pool of devices for each measurement, and hand them to the patients.
-
-    Args:
-        people: The patients.
-        random: Source of chance.
-
-    Returns:
-        The devices; one in eight has no calibration certificate.
-    """
-    pool = max(4, len(people) // 12)
-    count = pool * len(MEASUREMENTS)
-    kind = np.repeat(np.arange(len(MEASUREMENTS)), pool)
-    scale = np.array([2.0, 4.0, 0.25, 6.0, 0.8])[kind]
-    bias = random.normal(size=(count, 2)) * scale[:, None]
-    # One certificate a measurement: the cuff's bias is the same for both pressures.
-    bias[:, 1] = bias[:, 0]
-    gain = 1 + random.normal(0, 0.01, size=count)
-    offset = np.round(random.normal(0, 400, size=count))
-    ids = np.array([f"{MEASUREMENTS[k][:4].upper()}-{i:05d}" for i, k in enumerate(kind)])
-    table = pd.DataFrame(
-        {
-            "device_id": ids,
-            "measurement": np.asarray(MEASUREMENTS)[kind],
-            "gain": np.round(gain, 5),
-            "bias": np.round(bias[:, 0], 4),
-            "clock_offset_seconds": offset,
-        }
+    count, readings = len(patients), settings.days * settings.samples_per_day
+    spacing = DAY_SECONDS / settings.samples_per_day
+    seconds = (np.arange(readings) + rng.uniform(0.05, 0.95, size=(count, readings))) * spacing
+    hour = seconds / 3600 % 24
+    shown = patients.expression["series"]
+    effect = shown * np.where(patients.treated, _LEFT_BY_MEDICINE, 1.0)
+    level = (
+        _BASE
+        + rng.normal(0, _BETWEEN, size=(count, len(CHANNELS)))
+        + (patients.age - 55)[:, None] * _AGE
+        + (patients.sex == "M")[:, None] * _MALE
+        + effect @ _LEVEL
+        + (patients.treated & (patients.severity > 0)).astype(np.float64) @ _MEDICINE
     )
-    index = random.integers(0, pool, size=(len(people), len(MEASUREMENTS))) + np.arange(len(MEASUREMENTS)) * pool
-    return Devices(
-        table=table[random.random(count) >= 0.125],
-        index=index,
-        gain=gain,
-        bias=bias,
-        offset=offset,
-        ids=ids,
-        molar=(kind == MEASUREMENTS.index("blood_glucose")) & (random.random(count) < 0.35),
-    )
+    swing = _SWING * rng.lognormal(0, 0.2, size=(count, len(CHANNELS))) + effect @ _SWING_CHANGE
+    trend = effect @ _TREND + rng.normal(0, 0.6, size=(count, len(CHANNELS))) * _SLOW
+    correlation = _SLOW_CORRELATION ** (spacing / (3 * 3600))
+    coupling = np.repeat(_COUPLING[None], count, axis=0)
+    coupling[:, _HEART] *= 1 - np.clip(effect @ _DECOUPLING, 0, 0.9)
+    quick = _QUICK * np.exp(effect @ _NOISE_CHANGE)
+    values = level[:, None] + trend[:, None] * (seconds / (settings.days * DAY_SECONDS) - 0.5)[..., None]
+    values += swing[:, None] * np.cos(2 * np.pi * (hour[..., None] - _PEAK_HOUR) / 24)
+    values += coupling[:, None] * _correlated(rng, (count, readings, 1), correlation)
+    values += _SLOW * _correlated(rng, (count, readings, len(CHANNELS)), correlation)
+    values += quick[:, None] * rng.standard_normal((count, readings, len(CHANNELS)))
+    _add_events(rng, values, hour, effect, patients.treated)
+    return TrueSeries(seconds, np.clip(values, _LOWEST, _HIGHEST))
 
 
-def read_devices(
-    people: People,
-    hours: np.ndarray,
-    signal: np.ndarray,
-    devices: Devices,
-    settings: DemoSettings,
-    random: np.random.Generator,
-) -> pd.DataFrame:
-    """Let the devices read the true signals: bias, noise, clock, drop-outs, nonsense, repeats, units.
-
-    Args:
-        people: The patients.
-        hours: From ``true_signals``.
-        signal: From ``true_signals``.
-        devices: From ``make_devices``.
-        settings: The settings.
-        random: Source of chance.
-
-    Returns:
-        mrn, device_id, measurement, time (local, without zone), value (text), unit; in order of time.
-    """
-    parts = []
-    for k, measurement in enumerate(MEASUREMENTS):
-        columns = [i for i, name in enumerate(CHANNELS) if _measurement_of(name) == measurement]
-        device = devices.index[:, k]
-        shown = signal[:, :, columns] * devices.gain[device][:, None, None]
-        shown = shown + devices.bias[device, : len(columns)][:, None, :]
-        shown = shown + random.normal(size=shown.shape) * (0.25 * _WITHIN[columns])
-        odd = random.random(shown.shape[:2]) < settings.outliers
-        pick = random.integers(0, 2, size=odd.sum())
-        for j, column in enumerate(columns):
-            shown[odd, j] = _NONSENSE[column][pick]
-        kept = _kept(shown.shape[:2], settings, random) & people.present[:, :1]
-        rows, times = np.nonzero(kept)
-        seconds = hours[rows, times] * 3600 + devices.offset[device[rows]]
-        frame = pd.DataFrame(
-            {
-                "mrn": people.table["mrn"].to_numpy()[rows],
-                "device_id": devices.ids[device[rows]],
-                "measurement": measurement,
-                "time": START + pd.to_timedelta(np.round(seconds), unit="s"),
-            }
-        )
-        site = people.table["site"].to_numpy()[rows]
-        frame["value"], frame["unit"] = _as_shown(measurement, shown[rows, times], site, devices.molar[device[rows]])
-        parts.append(frame)
-    table = pd.concat(parts, ignore_index=True)
-    repeated = table[random.random(len(table)) < 0.002]
-    return pd.concat([table, repeated]).sort_values(["time", "mrn"], kind="stable", ignore_index=True)
+def _correlated(rng: np.random.Generator, shape: tuple[int, int, int], correlation: float) -> np.ndarray:
+    """Return stationary autoregressive noise along axis 1, with variance 1."""
+    noise = rng.standard_normal(shape)
+    noise[:, 1:] *= np.sqrt(1 - correlation**2)
+    return lfilter([1.0], [1.0, -correlation], noise, axis=1)
 
 
-def _measurement_of(channel: str) -> str:
-    return "blood_pressure" if channel.endswith("_pressure") else channel
-
-
-def _kept(shape: tuple[int, int], settings: DemoSettings, random: np.random.Generator) -> np.ndarray:
-    """Half of the losses are single readings, the other half whole stretches of some hours or days."""
-    n, readings = shape
-    kept = random.random(shape) >= settings.dropout / 2
-    length = max(1, readings // 8)
-    lost = random.random(n) < min(1.0, settings.dropout / 2 * readings / length)
-    start = random.integers(0, readings, size=n)
-    place = np.arange(readings)
-    stretch = (place >= start[:, None]) & (place < start[:, None] + length)
-    return kept & ~(stretch & lost[:, None])
-
-
-def _as_shown(
-    measurement: str, values: np.ndarray, site: np.ndarray, molar: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return each reading as text with its unit; ``values`` is ``[rows, 1]``, or ``[rows, 2]`` for the pressures."""
-    if measurement == "blood_pressure":
-        text = np.char.mod("%d", np.round(values))
-        return np.char.add(np.char.add(text[:, 0], "/"), text[:, 1]), np.full(len(values), "mmHg")
-    value = values[:, 0]
-    if measurement == "body_temperature":
-        fahrenheit = site == "east"
-        value = np.where(fahrenheit, value * 9 / 5 + 32, value)
-        return np.char.mod("%.1f", value), np.where(fahrenheit, "degF", "degC")
-    if measurement == "blood_glucose":
-        text = np.where(molar, np.char.mod("%.1f", value / _MG_DL_PER_MMOL_L), np.char.mod("%d", np.round(value)))
-        return text, np.where(molar, "mmol/L", "mg/dL")
-    unit = "%" if measurement == "oxygen_saturation" else "bpm"
-    return np.char.mod("%d", np.round(value)), np.full(len(value), unit)
-
+def _add_events(
+    rng: np.random.Generator, values: np.ndarray, hour: np.ndarray, effect: np.ndarray, treated: np.ndarray
+) -> None:
+    """Add meals, hypoglycaemia, runs of fast pulse and falls of the saturation at night, in place."""
+    shape = hour.shape
+    after_meal = np.exp(-0.5 * ((hour[..., None] - _MEAL_HOURS - 1.0) / 1.2) ** 2).sum(axis=-1)
+    meal = rng.lognormal(np.log(16), 0.25, size=shape) + 48 * effect[:, None, _DIABETES]
+    values[..., _GLUCOSE] += after_meal * meal
+    low = treated[:, None, _DIABETES] & (rng.random(shape) < 0.02)
+    values[..., _GLUCOSE] -= low * rng.uniform(30, 60, size=shape)
+    run = rng.random(shape) < 0.004 + 0.06 * effect[:, None, _CARDIAC]
+    values[..., _HEART] += run * rng.gamma(3.0, 9.0, size=shape)
+    night = (hour < 6) | (hour >= 22)
+    fall = night & (rng.random(shape) < 0.02 + 0.3 * effect[:, None, _COPD])
+    values[..., _OXYGEN] -= fall * rng.gamma(2.0, 1.4, size=shape)

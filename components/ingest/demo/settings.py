@@ -1,84 +1,92 @@
-"""Settings of the synthetic cohort."""
+"""Settings of the demo cohort."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from components.common.settings import Section
+from components.ingest.demo.classes import CLASS_NAMES, PAPER_COUNTS, scale_counts
+from components.ingest.settings import TimeZone
 
-CLASSES = (
-    "healthy",
-    "cardiovascular_disease",
-    "diabetes",
-    "copd",
-    "hypertension",
-    "chronic_kidney_disease",
-)
-# Section II.A of the paper: 300 participants.
-PAPER_COUNTS = (100, 60, 50, 40, 30, 20)
-
-Fraction = Annotated[float, Field(ge=0, le=0.9)]
+Side = Annotated[int, Field(ge=8, le=1024)]
+Count = Annotated[int, Field(ge=0)]
 
 
 class DemoSettings(Section):
-    """How the synthetic cohort is made."""
+    """What the generator writes. The same settings give the same bytes."""
 
-    patients: int = Field(default=300, ge=1, description="Patients; classes in the paper's proportions")
-    class_counts: dict[str, int] | None = Field(
-        default=None, description="Patients of each class, instead of the paper's proportions"
+    patients: int = Field(
+        default=300, ge=1, le=1_000_000, description="Patients, in the proportions of the paper's classes"
     )
-    seed: int = Field(default=2022, ge=0, description="Seed of everything random")
-    days: int = Field(default=14, ge=1, le=400, description="Days of observation")
-    samples_a_day: int = Field(default=6, ge=1, le=96, description="Readings of each device a day")
-    image_size: tuple[Annotated[int, Field(ge=8)], Annotated[int, Field(ge=8)]] = Field(
-        default=(64, 64), description="Height and width of the images"
+    class_counts: dict[str, Count] | None = Field(
+        default=None, description="Patients by class name; in place of the paper's proportions and of `patients`"
     )
-    eight_bit: Fraction = Field(default=0.3, description="Share of images with 8 bits; the others have 16")
-    without_series: Fraction = Field(default=0.03, description="Share of patients without observations")
-    without_image: Fraction = Field(default=0.10, description="Share of patients without an image")
-    without_note: Fraction = Field(default=0.08, description="Share of patients without a note")
-    dropout: Fraction = Field(default=0.12, description="Share of readings that are lost")
-    outliers: Fraction = Field(default=0.004, description="Share of readings that are nonsense")
-    comorbid: Fraction = Field(default=0.2, description="Share of diseased patients with a second disease")
-    file_format: Literal["csv", "parquet"] = Field(default="csv", description="Format of the observations")
+    seed: int = Field(default=2022, ge=0, lt=2**32, description="Seed of everything random")
+    days: int = Field(default=14, ge=1, le=200, description="Days that a patient is observed")
+    samples_per_day: int = Field(
+        default=8,
+        ge=2,
+        le=288,
+        description="Readings a day of heart rate and oxygen saturation; the other channels have half as many",
+    )
+    image_size: tuple[Side, Side] = Field(default=(64, 64), description="Height and width of the images in pixels")
+    deep_image_fraction: float = Field(
+        default=0.7, ge=0, le=1, description="Share of the images that have 16 bits; the others have 8"
+    )
+    missing_series: float = Field(default=0.03, ge=0, le=0.9, description="Share of patients without any observation")
+    missing_channels: float = Field(
+        default=0.02, ge=0, le=0.9, description="Share of a patient's measurements that are never taken"
+    )
+    missing_images: float = Field(
+        default=0.08, ge=0, le=1, description="Share of patients without an image; 1 writes no image at all"
+    )
+    missing_notes: float = Field(
+        default=0.06, ge=0, le=1, description="Share of patients without a note; 1 writes no note at all"
+    )
+    dropout_rate: float = Field(
+        default=0.08, ge=0, le=0.5, description="Share of readings that are lost in gaps of hours to days"
+    )
+    outlier_rate: float = Field(
+        default=0.006, ge=0, le=0.5, description="Share of readings that are spikes or impossible values"
+    )
+    absent_rate: float = Field(default=0.003, ge=0, le=0.5, description="Share of readings whose value is empty")
+    duplicate_rate: float = Field(default=0.004, ge=0, le=0.5, description="Share of rows that are written twice")
+    comorbidity_rate: float = Field(
+        default=0.3, ge=0, le=1, description="Share of the ill who have a second, less severe disease"
+    )
+    disagreement_rate: float = Field(
+        default=0.12, ge=0, le=0.5, description="Share of patients on whom the two annotators differ"
+    )
+    time_zone: TimeZone = Field(default="Europe/Berlin", description="Zone of the naive time stamps")
+    file_format: Literal["csv", "parquet"] = Field(default="csv", description="Format of the observation files")
     layout: Literal["export", "table_one"] = Field(
-        default="export", description="A hospital's export, or one file in the format of the paper's Table I"
+        default="export",
+        description="A hospital's export; or the paper's Table I, daily means of five channels with a diagnosis",
     )
+
+    @field_validator("class_counts")
+    @classmethod
+    def _known_classes(cls, counts: dict[str, int] | None) -> dict[str, int] | None:
+        unknown = set(counts or ()) - set(CLASS_NAMES)
+        if unknown:
+            raise ValueError(
+                f"class_counts names a class other than {', '.join(CLASS_NAMES)}; received {min(unknown)!r}"
+            )
+        if counts is not None and sum(counts.values()) < 1:
+            raise ValueError(f"class_counts must add up to at least one patient; received {counts}")
+        return counts
 
     @model_validator(mode="after")
-    def _known_classes(self) -> DemoSettings:
-        unknown = set(self.class_counts or {}) - set(CLASSES)
-        if unknown:
-            raise ValueError(f"class_counts takes {', '.join(CLASSES)}; received {', '.join(sorted(unknown))}")
+    def _something_to_read(self) -> DemoSettings:
+        if self.missing_images == 1 and self.missing_notes == 1 and self.missing_series > 0:
+            raise ValueError("missing_series must be 0 where there are neither images nor notes")
         return self
 
     @property
-    def counts(self) -> list[int]:
-        """Patients of each of ``CLASSES``."""
-        if self.class_counts is not None:
-            return [self.class_counts.get(name, 0) for name in CLASSES]
-        return scaled_counts(self.patients)
-
-
-def scaled_counts(patients: int) -> list[int]:
-    """Scale the paper's class counts to another number of patients, by largest remainder.
-
-    Args:
-        patients: Patients in all.
-
-    Returns:
-        Patients of each class; each at least 1 where there are as many patients as classes.
-    """
-    total = sum(PAPER_COUNTS)
-    shares = [count * patients / total for count in PAPER_COUNTS]
-    counts = [int(share) for share in shares]
-    by_remainder = sorted(range(len(counts)), key=lambda i: (counts[i] - shares[i], i))
-    for i in by_remainder[: patients - sum(counts)]:
-        counts[i] += 1
-    if patients >= len(counts):
-        while 0 in counts:
-            counts[counts.index(max(counts))] -= 1
-            counts[counts.index(0)] += 1
-    return counts
+    def counts(self) -> dict[str, int]:
+        """Patients of every class, in the order of the classes."""
+        if self.class_counts is None:
+            return scale_counts(PAPER_COUNTS, self.patients)
+        return {name: self.class_counts.get(name, 0) for name in CLASS_NAMES}
