@@ -6,7 +6,15 @@ import keras
 from keras import layers, ops
 
 from training.data import InputSpec
-from training.encoders import Cell, centred_image, image_tokens, sinusoids, time_tokens, word_embedding, word_mask
+from training.encoders import (
+    Cell,
+    centred_image,
+    image_tokens,
+    sinusoids,
+    time_tokens,
+    word_embedding,
+    word_mask,
+)
 from training.fusion import network_inputs, presence
 from training.settings import NetworkSettings
 
@@ -65,7 +73,9 @@ def build_transformer(
     for place, name in enumerate(modalities):
         part = _LINEAR_TOKENS[name](inputs, settings, words, dimensions)
         positions = sinusoids(part.shape[1], settings.units)
-        kind = layers.Dense(settings.units, use_bias=False, name=f"{name}_kind")(ops.ones_like(part[:, :1, :1]))
+        kind = layers.Dense(settings.units, use_bias=False, name=f"{name}_kind")(
+            ops.ones_like(part[:, :1, :1])
+        )
         tokens.append(part + positions + kind)
         mask = word_mask(inputs["tokens"]) if name == "text" else ops.ones_like(part[:, :, 0])
         masks.append(mask * present[:, place : place + 1])
@@ -97,7 +107,9 @@ def _classifier(
     return keras.Model(inputs, {"probabilities": probabilities}, name=name)
 
 
-def _series_patches(inputs: dict, settings: NetworkSettings, words: int, dimensions: int) -> keras.KerasTensor:
+def _series_patches(
+    inputs: dict, settings: NetworkSettings, words: int, dimensions: int
+) -> keras.KerasTensor:
     observed = ops.cast(inputs["series_observed"], "float32")
     both = ops.concatenate([inputs["series"], observed], axis=-1)
     stride = settings.time_stride
@@ -125,9 +137,7 @@ def _transformer_block(
 ) -> keras.KerasTensor:
     normal = layers.LayerNormalization(name=f"attention_normalisation_{block}")(hidden)
     heads = settings.transformer_heads
-    attention = layers.MultiHeadAttention(
-        heads, max(settings.units // heads, 1), name=f"attention_{block}"
-    )
+    attention = layers.MultiHeadAttention(heads, max(settings.units // heads, 1), name=f"attention_{block}")
     # Only keys are masked: a query at padding is dropped by the pooling, and a softmax always has a key to look at.
     keys = ops.expand_dims(ops.cast(mask, "bool"), 1)
     hidden = hidden + attention(normal, normal, attention_mask=keys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import keras
@@ -149,11 +150,16 @@ def validation_split(
     groups = first[codes]
     parts = min(max(round(1 / fraction), 2), int(np.bincount(labels).max()), len(first))
     splitter = StratifiedGroupKFold(n_splits=max(parts, 2), shuffle=True, random_state=seed)
-    fit, validate = next(splitter.split(np.zeros(len(rows)), labels, groups))
+    with warnings.catch_warnings():
+        # Classes with fewer patients than parts are allowed here: early stopping then does not see them.
+        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
+        fit, validate = next(splitter.split(np.zeros(len(rows)), labels, groups))
     return np.sort(rows[fit]), np.sort(rows[validate])
 
 
-def augment(inputs: dict, modalities: tuple[str, ...], settings: NetworkSettings, random: np.random.Generator) -> dict:
+def augment(
+    inputs: dict, modalities: tuple[str, ...], settings: NetworkSettings, random: np.random.Generator
+) -> dict:
     """Make a training batch harder, so that the network neither leans on one modality nor learns samples by heart.
 
     Hides whole modalities (one that the sample has always stays), makes single words unknown, and shifts images by
@@ -181,7 +187,9 @@ def augment(inputs: dict, modalities: tuple[str, ...], settings: NetworkSettings
     return changed
 
 
-def _hide_modalities(present: np.ndarray, used: list[int], chance: float, random: np.random.Generator) -> np.ndarray:
+def _hide_modalities(
+    present: np.ndarray, used: list[int], chance: float, random: np.random.Generator
+) -> np.ndarray:
     kept = present.copy()
     scores = random.random((len(present), len(used)))
     # Among the modalities that a sample has, the one with the highest score is never hidden.

@@ -26,7 +26,9 @@ def image_tokens(image: keras.KerasTensor, settings: NetworkSettings) -> keras.K
     """
     hidden = centred_image(image, settings)
     for block, filters in enumerate(settings.image_filters):
-        hidden = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"image_convolution_{block}")(hidden)
+        hidden = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"image_convolution_{block}")(
+            hidden
+        )
         hidden = layers.GroupNormalization(groups=1, name=f"image_normalisation_{block}")(hidden)
         hidden = layers.Activation("relu", name=f"image_relu_{block}")(hidden)
         if min(hidden.shape[1:3]) > 2:
@@ -87,12 +89,14 @@ def series_summary(series: keras.KerasTensor, observed: keras.KerasTensor) -> ke
         observed: float32 of the same shape: 1 where measured.
 
     Returns:
-        ``[batch, 8 * channels]``: mean and deviation over measured cells, lowest, highest, first, last, change and the
-        measured fraction of each channel.
+        ``[batch, 9 * channels]``: mean and deviation over measured cells, lowest, highest, first, last, change, the
+        measured fraction and whether it was measured at all, of each channel.
     """
     count = ops.sum(observed, axis=1)
     mean = ops.sum(series * observed, axis=1) / ops.maximum(count, 1.0)
-    spread = ops.sum(ops.square(series - ops.expand_dims(mean, 1)) * observed, axis=1) / ops.maximum(count, 1.0)
+    spread = ops.sum(ops.square(series - ops.expand_dims(mean, 1)) * observed, axis=1) / ops.maximum(
+        count, 1.0
+    )
     first, last = series[:, 0, :], series[:, -1, :]
     parts = [
         mean,
@@ -103,11 +107,40 @@ def series_summary(series: keras.KerasTensor, observed: keras.KerasTensor) -> ke
         last,
         last - first,
         ops.mean(observed, axis=1),
+        ops.max(observed, axis=1),
     ]
     return ops.concatenate(parts, axis=-1)
 
 
-def word_embedding(tokens: keras.KerasTensor, dimensions: int, settings: NetworkSettings, words: int) -> keras.KerasTensor:
+def number_embedding(numbers: keras.KerasTensor, settings: NetworkSettings, name: str) -> keras.KerasTensor:
+    """Give every number hinges of its own before they are mixed, so that thresholds are easy to learn.
+
+    Args:
+        numbers: float32 ``[batch, n]``, of a scale about 1.
+        settings: Sizes.
+        name: Name of the layers.
+
+    Returns:
+        ``[batch, 2 * units]``.
+    """
+    hinges = layers.EinsumDense(
+        "bn,nk->bnk",
+        (numbers.shape[-1], settings.hinges),
+        activation="relu",
+        bias_axes="nk",
+        kernel_initializer=keras.initializers.RandomNormal(stddev=1.0),
+        bias_initializer=keras.initializers.RandomUniform(-1.0, 1.0),
+        name=f"{name}_hinges",
+    )(numbers)
+    flat = layers.Dropout(settings.dropout, name=f"{name}_dropout")(
+        layers.Flatten(name=f"{name}_flat")(hinges)
+    )
+    return layers.Dense(2 * settings.units, activation="relu", name=name)(flat)
+
+
+def word_embedding(
+    tokens: keras.KerasTensor, dimensions: int, settings: NetworkSettings, words: int
+) -> keras.KerasTensor:
     """Look the words up in the Word2Vec vectors.
 
     Args:
@@ -123,7 +156,9 @@ def word_embedding(tokens: keras.KerasTensor, dimensions: int, settings: Network
     return table(tokens) * ops.expand_dims(word_mask(tokens), -1)
 
 
-def word_tokens(vectors: keras.KerasTensor, mask: keras.KerasTensor, settings: NetworkSettings) -> keras.KerasTensor:
+def word_tokens(
+    vectors: keras.KerasTensor, mask: keras.KerasTensor, settings: NetworkSettings
+) -> keras.KerasTensor:
     """Word tokens with their neighbours; a note's padding has no influence on them.
 
     Args:

@@ -11,6 +11,7 @@ from training.encoders import (
     attention_pool,
     image_tokens,
     masked_softmax,
+    number_embedding,
     series_summary,
     time_tokens,
     word_embedding,
@@ -20,7 +21,9 @@ from training.encoders import (
 from training.settings import NetworkSettings
 
 
-def network_inputs(spec: InputSpec, modalities: tuple[str, ...], text_length: int) -> dict[str, keras.KerasTensor]:
+def network_inputs(
+    spec: InputSpec, modalities: tuple[str, ...], text_length: int
+) -> dict[str, keras.KerasTensor]:
     """Make the input tensors of a network.
 
     Args:
@@ -38,8 +41,8 @@ def network_inputs(spec: InputSpec, modalities: tuple[str, ...], text_length: in
         inputs["series"] = keras.Input(shape, dtype="float32", name="series")
         inputs["series_observed"] = keras.Input(shape, dtype="bool", name="series_observed")
     if "image" in modalities and spec.image is not None:
-        shape = (spec.image.height, spec.image.width, spec.image.channels)
-        inputs["image"] = keras.Input(shape, dtype="float32", name="image")
+        size = (spec.image.height, spec.image.width, spec.image.channels)
+        inputs["image"] = keras.Input(size, dtype="float32", name="image")
     if "text" in modalities:
         inputs["tokens"] = keras.Input((text_length,), dtype="int32", name="tokens")
     return inputs
@@ -83,7 +86,8 @@ def build_fusion(
 
     Returns:
         A model from ``network_inputs`` (series standardised) to ``probabilities`` ``[batch, classes]``,
-        ``modality_attention`` ``[batch, 3]`` in the order of ``MODALITIES`` and ``<modality>_attention`` over the tokens.
+        ``modality_attention`` ``[batch, 3]`` in the order of ``MODALITIES`` and ``<modality>_attention`` over its
+        tokens.
     """
     inputs = network_inputs(spec, modalities, settings.text_length)
     vectors, outputs = [], {}
@@ -95,12 +99,15 @@ def build_fusion(
     weights = _modality_attention(vectors, present, settings)
     # Weighted vectors side by side: evidence of one modality adds to, and never averages away, another's.
     weighted = [
-        ops.where(present[:, i : i + 1] > 0, vector * weights[:, i : i + 1], 0.0) for i, vector in enumerate(vectors)
+        ops.where(present[:, i : i + 1] > 0, vector * weights[:, i : i + 1], 0.0)
+        for i, vector in enumerate(vectors)
     ]
     joint = ops.concatenate(weighted, axis=-1) if len(weighted) > 1 else weighted[0]
     joint = layers.Dense(settings.units, activation="relu", name="joint")(joint)
     joint = layers.Dropout(settings.dropout, name="joint_dropout")(joint)
-    outputs["probabilities"] = layers.Dense(len(spec.classes), activation="softmax", name="probabilities")(joint)
+    outputs["probabilities"] = layers.Dense(len(spec.classes), activation="softmax", name="probabilities")(
+        joint
+    )
     outputs["modality_attention"] = _in_order(weights, modalities)
     return keras.Model(inputs, outputs, name="cnn_lstm_attention")
 
@@ -113,10 +120,7 @@ def _series_vector(
     pooled, weights = attention_pool(tokens, None, settings, "series")
     parts = [pooled, tokens[:, -1, :]]
     if settings.summary:
-        summary = layers.Dropout(settings.dropout / 2, name="summary_dropout")(
-            series_summary(inputs["series"], observed)
-        )
-        parts.append(layers.Dense(2 * settings.units, activation="relu", name="summary")(summary))
+        parts.append(number_embedding(series_summary(inputs["series"], observed), settings, "summary"))
     return layers.Dense(settings.units, name="series_vector")(ops.concatenate(parts, axis=-1)), weights
 
 
@@ -146,6 +150,8 @@ _ENCODERS = {"series": _series_vector, "image": _image_vector, "text": _text_vec
 def _modality_attention(
     vectors: list[keras.KerasTensor], present: keras.KerasTensor, settings: NetworkSettings
 ) -> keras.KerasTensor:
+    if len(vectors) == 1:
+        return present
     stacked = ops.stack(vectors, axis=1)
     hidden = layers.Dense(settings.units, activation="tanh", name="modality_attention_hidden")(stacked)
     scores = ops.squeeze(layers.Dense(1, name="modality_attention_score")(hidden), -1)

@@ -28,7 +28,13 @@ from training.settings import NetworkSettings, NeuralSettings
 from training.text import TextEmbedding
 
 SEVERAL = "every modality"
-NEURAL_MODALITIES = {"cnn_lstm_attention": SEVERAL, "cnn": "image", "lstm": "series", "gru": "series", "transformer": SEVERAL}
+NEURAL_MODALITIES = {
+    "cnn_lstm_attention": SEVERAL,
+    "cnn": "image",
+    "lstm": "series",
+    "gru": "series",
+    "transformer": SEVERAL,
+}
 
 
 @dataclass
@@ -151,7 +157,9 @@ class NeuralModel:
             if reason:
                 raise ValueError(f"{self.name} cannot be built. {reason}")
             prepare_tensorflow(self.settings)
-            network = build_network(self.name, self.spec, self.settings.network, self._words, self._dimensions)
+            network = build_network(
+                self.name, self.spec, self.settings.network, self._words, self._dimensions
+            )
             self._trainer = keras.Model(network.inputs, network.output["probabilities"])
             optimiser = self.settings.optimiser
             self._optimiser = keras.optimizers.Adam(
@@ -215,7 +223,9 @@ class NeuralModel:
 
     def _fit_words(self, features: Features, rows: np.ndarray) -> TextEmbedding:
         if self._embed is None:
-            raise ValueError(f"{self.name} reads text: fit needs an embedding, or the model a function that fits one.")
+            raise ValueError(
+                f"{self.name} reads text: fit needs an embedding, or the model a function that fits one."
+            )
         return self._embed([features.texts[row] for row in rows])
 
     def _epochs(
@@ -237,7 +247,9 @@ class NeuralModel:
             loss = 0.0
             for step in range(steps):
                 batch = np.sort(order[step * size : (step + 1) * size])
-                inputs = augment(self._inputs(features, batch), self.modalities, self.settings.network, random)
+                inputs = augment(
+                    self._inputs(features, batch), self.modalities, self.settings.network, random
+                )
                 labels = features.labels[batch]
                 loss = self._trainer.train_on_batch(inputs, one_hot[labels], sample_weight=weights[labels])
             history["loss"].append(float(np.asarray(loss).reshape(-1)[0]))
@@ -315,8 +327,8 @@ class NeuralModel:
         """Join z-score and network into the one model that is saved: raw inputs to probabilities and attention.
 
         Returns:
-            A model of Keras's own layers from ``network_inputs`` (series in the channels' units, NaN where a channel was
-            never measured) to the network's outputs.
+            A model of Keras's own layers from ``network_inputs`` (series in the channels' units, NaN where a
+            channel was never measured) to the network's outputs.
         """
         inputs = network_inputs(self.spec, self.modalities, self.settings.network.text_length)
         standardised = dict(inputs)

@@ -17,12 +17,13 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
+from threadpoolctl import threadpool_limits
 
 from data_schemas.errors import InputError
 from data_schemas.features import MODALITIES, Features
 from training.data import PREDICTION_BATCH, InputSpec
 from training.neural import FitReport
-from training.settings import TabularSettings, TrainingSettings
+from training.settings import TrainingSettings
 from training.text import tokenize
 
 TABULAR_NAMES = ("random_forest", "svm", "gradient_boosting")
@@ -38,8 +39,8 @@ def series_features(series: np.ndarray, observed: np.ndarray) -> np.ndarray:
 
     Returns:
         float64 ``[n, channels * 8]`` in the order of ``STATISTICS`` within a channel: mean, deviation (of the
-        population), lowest, highest, first and last over measured cells, least-squares slope of the imputed series per step,
-        and the measured fraction. NaN, but for the fraction, where nothing was measured.
+        population), lowest, highest, first and last over measured cells, least-squares slope of the imputed series
+        per step, and the measured fraction. NaN, but for the fraction, where nothing was measured.
     """
     values = np.where(observed, np.asarray(series, dtype=np.float64), 0.0)
     count = observed.sum(axis=1)
@@ -100,7 +101,10 @@ def summary_table(features: Features, spec: InputSpec, image_size: int) -> pd.Da
     }
     if "series" in spec.modalities:
         series = np.concatenate(
-            [series_features(features.series[part], np.asarray(features.series_observed[part])) for part in chunks]
+            [
+                series_features(features.series[part], np.asarray(features.series_observed[part]))
+                for part in chunks
+            ]
         )
         names = [f"series:{channel}:{statistic}" for channel in spec.channels for statistic in STATISTICS]
         columns |= dict(zip(names, series.T, strict=True))
@@ -179,7 +183,12 @@ class TextComponents(TransformerMixin, BaseEstimator):
         """
         self.n_features_in_ = 1
         self.vectorizer_ = TfidfVectorizer(
-            tokenizer=tokenize, token_pattern=None, lowercase=False, ngram_range=(1, 2), min_df=2, sublinear_tf=True
+            tokenizer=tokenize,
+            token_pattern=None,
+            lowercase=False,
+            ngram_range=(1, 2),
+            min_df=2,
+            sublinear_tf=True,
         )
         self.decomposition_ = None
         try:
@@ -226,6 +235,7 @@ def _classifier(name: str, smallest_class: int, settings: TrainingSettings) -> C
             learning_rate=sizes.boosting_rate,
             max_iter=sizes.boosting_rounds,
             max_leaf_nodes=sizes.boosting_leaves,
+            min_samples_leaf=sizes.boosting_leaf,
             class_weight=weight,
             random_state=settings.seed,
         )
@@ -280,7 +290,9 @@ class TabularModel:
                 remedy="Leave svm out of the models, or use fewer folds",
             )
         self.pipeline = build_tabular(self.name, list(table.columns), len(rows), smallest, self.settings)
-        self.pipeline.fit(table.iloc[rows], labels)
+        # Several steps share the machine; waiting OpenMP threads would take its cores from one another.
+        with threadpool_limits(self.settings.optimiser.threads or None):
+            self.pipeline.fit(table.iloc[rows], labels)
         return FitReport(seconds=time.perf_counter() - started)
 
     def predict(self, features: Features, rows: np.ndarray) -> np.ndarray:
@@ -301,5 +313,6 @@ class TabularModel:
         probabilities = np.zeros((len(rows), len(self.spec.classes)))
         if len(rows):
             known = self.pipeline.classes_.astype(int)
-            probabilities[:, known] = self.pipeline.predict_proba(self._table(features).iloc[rows])
+            with threadpool_limits(self.settings.optimiser.threads or None):
+                probabilities[:, known] = self.pipeline.predict_proba(self._table(features).iloc[rows])
         return probabilities

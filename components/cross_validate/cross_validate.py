@@ -86,7 +86,12 @@ def cross_validate_model(
             lambda row: fitted.predict(opened, np.array([row])), opened, timed_rows
         ),
     }
-    _write(output, pd.concat(frames, ignore_index=True), timing, {"model": model, "status": "done", "reason": None})
+    _write(
+        output,
+        pd.concat(frames, ignore_index=True),
+        timing,
+        {"model": model, "status": "done", "reason": None},
+    )
     return StepResult(
         metrics=metrics | {"fit_seconds_mean": float(np.mean(seconds))},
         params={"model": model, **flat_settings(settings)},
@@ -134,7 +139,9 @@ def _not_applicable(model: str, reason: str, features: Features, output: Path) -
     summary = {"model": model, "status": "not_applicable", "reason": reason}
     _write(output, empty_predictions(features.manifest.classes), timing, summary)
     return StepResult(
-        params={"model": model}, tags={"status": "not_applicable"}, warnings=[f"{model} was left out. {reason}"]
+        params={"model": model},
+        tags={"status": "not_applicable"},
+        warnings=[f"{model} was left out. {reason}"],
     )
 
 

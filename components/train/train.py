@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -79,12 +80,14 @@ def train_candidate(
         write_predictions(folder / "predictions.parquet", frame)
         seconds = onnx_seconds(model, folder, opened, test)
         scores = overall_scores(opened, test, probabilities)
-        attention = dict(zip(("series", "image", "text"), outputs["modality_attention"].mean(axis=0), strict=True))
+        attention = dict(
+            zip(("series", "image", "text"), outputs["modality_attention"].mean(axis=0), strict=True)
+        )
         metrics = {f"test_{name}": value for name, value in scores.items()}
         metrics |= {f"attention_{name}": float(value) for name, value in attention.items()}
         metrics |= report.metrics | {"fit_seconds": report.seconds, "onnx_max_difference": difference}
         timing = {"fit_seconds": [report.seconds], "seconds_per_diagnosis": seconds}
-        summary = {"model": CANDIDATE, "status": "done", "reason": None, "metrics": metrics}
+        summary: dict[str, Any] = {"model": CANDIDATE, "status": "done", "reason": None, "metrics": metrics}
         summary["onnx_max_difference"] = difference
         for name, content in (
             ("settings", settings.model_dump(mode="json")),
@@ -96,12 +99,18 @@ def train_candidate(
     return StepResult(
         metrics=metrics,
         params=flat_settings(settings),
-        nested=[NestedResult(name="fit", params={"model": CANDIDATE}, metrics=report.metrics, history=report.history)],
+        nested=[
+            NestedResult(
+                name="fit", params={"model": CANDIDATE}, metrics=report.metrics, history=report.history
+            )
+        ],
         warnings=_warnings(spec, opened, report.metrics, settings),
     )
 
 
-def _warnings(spec: InputSpec, features: Features, metrics: dict[str, float], settings: TrainSettings) -> list[str]:
+def _warnings(
+    spec: InputSpec, features: Features, metrics: dict[str, float], settings: TrainSettings
+) -> list[str]:
     warnings = []
     present = np.asarray(features.present[features.test_rows])
     for place, name in enumerate(("series", "image", "text")):

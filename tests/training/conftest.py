@@ -18,8 +18,21 @@ def features(tmp_path_factory):
 @pytest.fixture(scope="session")
 def settings():
     return TrainingSettings(
-        network={"units": 8, "image_filters": (4, 8), "text_length": 24, "transformer_layers": 1, "image_shift": 1},
+        network={
+            "units": 8,
+            "image_filters": (4, 8),
+            "text_length": 24,
+            "transformer_layers": 1,
+            "image_shift": 1,
+        },
         optimiser={"epochs": 25, "batch_size": 16, "learning_rate": 0.01, "patience": 10},
         words={"dimensions": 8, "max_words": 64},
-        tabular={"forest_trees": 30, "boosting_rounds": 20, "image_size": 4, "image_components": 4, "text_components": 4},
+        tabular={
+            "forest_trees": 30,
+            "boosting_rounds": 20,
+            "boosting_leaf": 3,
+            "image_size": 4,
+            "image_components": 4,
+            "text_components": 4,
+        },
     )

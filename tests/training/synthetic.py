@@ -76,7 +76,11 @@ def make_features(
 
 
 def _images(
-    random: np.random.Generator, labels: np.ndarray, level: np.ndarray, present: np.ndarray, image: tuple | None
+    random: np.random.Generator,
+    labels: np.ndarray,
+    level: np.ndarray,
+    present: np.ndarray,
+    image: tuple | None,
 ) -> np.ndarray:
     if image is None:
         return np.zeros((len(labels), 0, 0, 0), dtype=np.float32)
