@@ -7,7 +7,6 @@ UV := $(shell command -v uv 2>/dev/null)
 PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do command -v $$p && break; done)
 WORKSPACE ?= workspace
 CONFIG ?= demo
-export VALIDATE_PYTHON ?= $(wildcard $(CURDIR)/$(VENV_VALIDATE)/bin/python)
 
 .PHONY: setup run ui test test-all lint bench lock clean help
 
@@ -26,8 +25,7 @@ $(WORKSPACE)/demo: | setup
 	$(BIN)/vitalfuse cohort generate --output $@
 
 run: setup $(WORKSPACE)/demo  ## Generate the demo cohort and run the whole pipeline on it
-	@VALIDATE_PYTHON="$${VALIDATE_PYTHON:-$(CURDIR)/$(VENV_VALIDATE)/bin/python}" \
-		$(BIN)/vitalfuse run --config $(CONFIG) --workspace $(WORKSPACE)
+	@$(BIN)/vitalfuse run --config $(CONFIG) --workspace $(WORKSPACE)
 
 ui: setup  ## Open the MLflow UI on the runs
 	$(BIN)/vitalfuse ui --workspace $(WORKSPACE)
@@ -46,9 +44,11 @@ lint: setup  ## Check style, docstrings and types
 bench: setup  ## Print the figures of docs/performance.md for this machine
 	$(BIN)/python -m benchmarks
 
-lock:  ## Resolve the lock file anew from setup.cfg (needs uv)
+lock:  ## Resolve the main lock files anew from setup.cfg (needs uv)
 	uv pip compile setup.cfg --extra test --extra lint --universal --python-version 3.11 \
 		--no-header --no-annotate -o infra/locks/requirements.txt
+	uv pip compile setup.cfg --extra test --extra lint --extra validation --universal --python-version 3.11 \
+		--no-header --no-annotate -o infra/locks/requirements-tfdv.txt
 
 clean:  ## Remove both environments
 	rm -rf $(VENV) $(VENV_VALIDATE)

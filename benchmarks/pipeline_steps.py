@@ -71,9 +71,7 @@ def _in_one_process(settings: Settings, root: Path) -> dict[str, float]:
     timed("validate", validate_cohort, cohort=cohort, output=validation, settings=settings.validation)
     timed("preprocess", preprocess_cohort, cohort=cohort, output=features, settings=settings.preprocess)
     timed("embed_text", embed_notes, features=features, output=embedding, settings=settings.embed_text)
-    timed(
-        "train", train_candidate, features=features, embedding=embedding, output=model, settings=settings.train
-    )
+    timed("train", train_candidate, features=features, embedding=embedding, output=model, settings=settings.train)
     for name in settings.models:
         timed(
             f"cross_validate[{name}]",

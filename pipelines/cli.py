@@ -38,7 +38,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="vitalfuse", prog_name="vitalfuse")
 def main() -> None:
-    """Train, compare and register a diagnosis model from vital-sign series, medical images and clinical notes.
+    r"""Train, compare and register a diagnosis model from vital-sign series, medical images and clinical notes.
 
     \b
     Try it:          vitalfuse cohort generate && vitalfuse run
@@ -191,9 +191,7 @@ def cohort() -> None:
     "--file-format", type=click.Choice(["csv", "parquet"]), default="csv", show_default=True, help="Of observations."
 )
 @click.option("--force", is_flag=True, help="Replace the output where it exists.")
-def generate(
-    output: Path, patients: int, seed: int, days: int, layout: str, file_format: str, force: bool
-) -> None:
+def generate(output: Path, patients: int, seed: int, days: int, layout: str, file_format: str, force: bool) -> None:
     """Generate a synthetic cohort in the files that a hospital would export.
 
     The cohort is invented: it shows that the pipeline works, and proves nothing clinical.
@@ -255,7 +253,9 @@ def ui(workspace: Path, host: str, port: int) -> None:
     """Open the MLflow UI on a workspace's runs and models."""
     database = workspace.absolute() / "mlflow.db"
     if not database.is_file():
-        raise InputError("holds no MLflow store", file=str(workspace), field="--workspace", remedy="Run `vitalfuse run`")
+        raise InputError(
+            "holds no MLflow store", file=str(workspace), field="--workspace", remedy="Run `vitalfuse run`"
+        )
     click.echo(f"MLflow UI on http://{host}:{port} (stop with Ctrl-C)")
     arguments = ["--backend-store-uri", f"sqlite:///{database}", "--host", host, "--port", str(port), "--workers", "1"]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *arguments])

@@ -37,7 +37,7 @@ def diagnosis_pipeline(
     cross_validate_version: str,
     compare_version: str,
     register_version: str,
-):
+) -> None:
     """Chain the steps.
 
     Args:

@@ -42,7 +42,11 @@ def _table(steps: list[StepState]) -> Table:
         sign, style = _STYLES[state.state]
         text = state.text.splitlines()[0] if state.text else ""
         table.add_row(
-            Text(sign, style=style), state.name, Text(state.state, style=style), _seconds(state), Text(text, style="dim")
+            Text(sign, style=style),
+            state.name,
+            Text(state.state, style=style),
+            _seconds(state),
+            Text(text, style="dim"),
         )
     return table
 

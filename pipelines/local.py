@@ -116,9 +116,7 @@ def pipeline_arguments(settings: Settings) -> dict[str, object]:
     }
 
 
-def run_local(
-    settings: Settings, settings_file: Path, on_change: Callable[[list[StepState]], None]
-) -> RunOutcome:
+def run_local(settings: Settings, settings_file: Path, on_change: Callable[[list[StepState]], None]) -> RunOutcome:
     """Run the pipeline on this machine.
 
     Finished steps are taken from the workspace's cache, also those of a run that was killed.
@@ -180,9 +178,7 @@ def _new_run_folder(workspace: Path, name: str) -> Path:
     return folder
 
 
-def _log_inputs(
-    store: tracking.Store, run_id: str, run_folder: Path, settings: Settings, settings_file: Path
-) -> None:
+def _log_inputs(store: tracking.Store, run_id: str, run_folder: Path, settings: Settings, settings_file: Path) -> None:
     import yaml
 
     from pipelines.compile import compile_pipeline

@@ -1,7 +1,7 @@
 """Runs the pipeline through kfp.local in a process of its own.
 
-kfp.local prints much, and swaps the printing and logging of its process while tasks run; here its output goes to one log
-file, and the process that the user watches stays clean.
+kfp.local prints much, and swaps the printing and logging of its process while tasks run; here its output goes to one
+log file, and the process that the user watches stays clean.
 """
 
 from __future__ import annotations

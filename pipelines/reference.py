@@ -35,12 +35,19 @@ def _section(prefix: str, node: dict[str, Any], definitions: dict[str, Any]) -> 
         if subsection is not None:
             nested += _heading(name, subsection) + _section(f"{name}.", subsection, definitions)
             continue
-        default = "required" if key in required else f"`{json.dumps(field.get('default'))}`"
-        rows.append(f"| `{name}` | {_type(field, definitions)} | {default} | {field.get('description', '')} |\n")
+        default = "required" if key in required else f"`{_default(field)}`"
+        meaning = "Selects this section" if "const" in field else field.get("description", "")
+        rows.append(f"| `{name}` | {_type(field, definitions)} | {default} | {meaning} |\n")
         for option in _item_models(field, definitions):
             nested += _heading(f"{name}[]", option) + _section(f"{name}[].", option, definitions)
     table = ["\n| key | type | default | meaning |\n| --- | --- | --- | --- |\n", *rows] if rows else []
     return table + nested
+
+
+def _default(field: dict[str, Any]) -> str:
+    # pydantic's schema leaves out defaults that are made anew for each object: empty ones, here.
+    empty = {"array": "[]", "object": "{}"}.get(field.get("type", ""), "null")
+    return json.dumps(field["default"]) if "default" in field else empty
 
 
 def _heading(name: str, node: dict[str, Any]) -> list[str]:

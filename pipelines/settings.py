@@ -42,9 +42,7 @@ class Settings(Section):
     """
 
     name: str = Field(min_length=1, description="Name of the run, as shown in MLflow")
-    workspace: Path = Field(
-        default=Path("workspace"), description="Folder for runs, cache, MLflow store and artifacts"
-    )
+    workspace: Path = Field(default=Path("workspace"), description="Folder for runs, cache, MLflow store and artifacts")
     tracking: TrackingSettings = TrackingSettings()
     models: list[str] = Field(
         default=list(MODEL_NAMES), min_length=1, description="Models to cross-validate; the candidate is always one"
@@ -152,17 +150,31 @@ def _apply_override(content: dict, override: str) -> None:
     key, separator, value = override.partition("=")
     if not separator or not key:
         raise InputError(
-            f"{override!r} is not of the form section.key=value", field="--set", remedy="Example: --set train.fit.epochs=5"
+            f"{override!r} is not of the form section.key=value",
+            field="--set",
+            remedy="Example: --set preprocess.folds=3",
         )
     *parents, last = key.split(".")
-    section = content
+    section: dict | list = content
     for parent in parents:
-        if section.get(parent) is None:
-            section[parent] = {}
-        section = section[parent]
-        if not isinstance(section, dict):
-            raise InputError(f"{parent!r} in {key!r} is not a section", field="--set", remedy="See docs/settings.md")
-    section[last] = yaml.safe_load(value)
+        section = _subsection(section, parent, key)
+    section[_key(section, last)] = yaml.safe_load(value)
+
+
+def _subsection(section: dict | list, name: str, key: str) -> dict | list:
+    if isinstance(section, dict) and section.get(name) is None:
+        section[name] = {}
+    try:
+        child = section[_key(section, name)]
+    except (IndexError, ValueError):
+        child = None
+    if not isinstance(child, dict | list):
+        raise InputError(f"{name!r} in {key!r} is not a section", field="--set", remedy="See docs/settings.md")
+    return child
+
+
+def _key(section: dict | list, name: str) -> Any:
+    return int(name) if isinstance(section, list) else name
 
 
 def _readable(error: ValidationError, path: Path) -> InputError:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
 
 from serving.package import ARTIFACT
 from serving.predictor import Predictor
 
 
-class DiagnosisModel(mlflow.pyfunc.PythonModel):
+class DiagnosisModel(PythonModel):
     """Series, image and note in; class probabilities and attention by modality out."""
 
     def load_context(self, context: Any) -> None:
@@ -37,4 +38,4 @@ class DiagnosisModel(mlflow.pyfunc.PythonModel):
         return self._predictor.predict(model_input)
 
 
-mlflow.models.set_model(DiagnosisModel())
+set_model(DiagnosisModel())

@@ -48,12 +48,12 @@ def signature(folder: Path) -> ModelSignature:
         Optional columns for the modalities that the model reads; a diagnosis, probabilities and attention.
     """
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
     from mlflow.types.schema import Array
 
     contract = _contract(folder)
     numbers = Array(Array(DataType.double))
-    columns = []
+    columns: list[ColSpec | TensorSpec] = []
     if SERIES in contract["modalities"]:
         columns.append(ColSpec(numbers, SERIES, required=False))
         columns.append(ColSpec(Array(Array(DataType.boolean)), OBSERVED, required=False))
@@ -61,7 +61,7 @@ def signature(folder: Path) -> ModelSignature:
         columns.append(ColSpec(Array(numbers), IMAGE, required=False))
     if "text" in contract["modalities"]:
         columns.append(ColSpec(DataType.string, NOTE, required=False))
-    outputs = [ColSpec(DataType.string, "diagnosis")]
+    outputs: list[ColSpec | TensorSpec] = [ColSpec(DataType.string, "diagnosis")]
     outputs += [ColSpec(DataType.double, f"probability:{name}") for name in contract["classes"]]
     outputs += [ColSpec(DataType.double, f"attention:{name}") for name in MODALITIES]
     return ModelSignature(inputs=Schema(columns), outputs=Schema(outputs))
@@ -107,4 +107,3 @@ def metadata(folder: Path) -> dict[str, Any]:
         "cohort_digest": contract["cohort_digest"],
         "intended_use": contract["intended_use"],
     }
-

@@ -108,9 +108,7 @@ class Predictor:
             present[:, MODALITIES.index("text")] = [bool(note.strip()) for note in notes]
         return inputs
 
-    def _series(
-        self, samples: pd.DataFrame, shape: tuple[int, ...], present: np.ndarray
-    ) -> dict[str, np.ndarray]:
+    def _series(self, samples: pd.DataFrame, shape: tuple[int, ...], present: np.ndarray) -> dict[str, np.ndarray]:
         values = np.full((len(samples), *shape), np.nan, dtype=np.float32)
         observed = np.zeros(values.shape, dtype=bool)
         masks = _column(samples, OBSERVED)
@@ -139,7 +137,9 @@ def _array(value: object, shape: tuple[int, ...], name: str, row: int) -> np.nda
     try:
         array = np.array(_plain(value), dtype=np.float32)
     except ValueError as error:
-        raise ValueError(f"{name} of row {row} needs the shape {list(shape)}; received rows of unequal length") from error
+        raise ValueError(
+            f"{name} of row {row} needs the shape {list(shape)}; received rows of unequal length"
+        ) from error
     if array.shape != shape:
         raise ValueError(f"{name} of row {row} needs the shape {list(shape)}; received {list(array.shape)}")
     return array

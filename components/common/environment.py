@@ -4,29 +4,9 @@ They carry what must stay out of a step's arguments, because it would defeat cac
 MLflow run is the parent, which commit the code is, and the secret key of the pseudonyms.
 """
 
-import os
-
-from data_schemas.errors import InputError
-
 RUN_FOLDER = "VITALFUSE_RUN_FOLDER"
 RUNNER_PROCESS = "VITALFUSE_RUNNER_PROCESS"
 PARENT_RUN_ID = "VITALFUSE_PARENT_RUN_ID"
 PSEUDONYM_KEY = "VITALFUSE_PSEUDONYM_KEY"
 GIT_COMMIT = "VITALFUSE_GIT_COMMIT"
 KFP_RUN_ID = "KFP_RUN_ID"
-
-
-def pseudonym_key() -> bytes:
-    """Return the secret key of the pseudonyms.
-
-    Raises:
-        InputError: The environment does not hold it.
-    """
-    key = os.environ.get(PSEUDONYM_KEY)
-    if not key:
-        raise InputError(
-            "the secret key of the pseudonyms is missing",
-            field=PSEUDONYM_KEY,
-            remedy="Set the variable, on a cluster from a Kubernetes secret",
-        )
-    return key.encode()

@@ -147,6 +147,4 @@ def finite(metrics: dict[str, float]) -> dict[str, float]:
     Returns:
         Those that are neither NaN nor infinite, as float.
     """
-    return {
-        name: float(value) for name, value in metrics.items() if abs(float(value)) < float("inf")
-    }
+    return {name: float(value) for name, value in metrics.items() if abs(float(value)) < float("inf")}

@@ -16,7 +16,7 @@ def compare(
     candidate: dsl.Input[dsl.Model],
     cross_validations: dsl.Input[List[dsl.Dataset]],
     comparison: dsl.Output[dsl.Artifact],
-):
+) -> None:
     """Write the paper's tables and figures from out-of-fold and test predictions only, and the report.
 
     Args:

@@ -13,7 +13,7 @@ def cross_validate(
     code_version: str,
     features: dsl.Input[dsl.Dataset],
     predictions: dsl.Output[dsl.Dataset],
-):
+) -> None:
     """Fit one model on each fold of the training rows and predict the rows that were held out.
 
     Args:

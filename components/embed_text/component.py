@@ -11,7 +11,7 @@ def embed_text(
     code_version: str,
     features: dsl.Input[dsl.Dataset],
     embedding: dsl.Output[dsl.Model],
-):
+) -> None:
     """Fit Word2Vec (CBOW) on the notes of the training rows.
 
     Args:

@@ -6,7 +6,7 @@ from components import image
 
 
 @dsl.component(base_image=image.DATA, install_kfp_package=False)
-def ingest(settings: dict, source_digest: str, code_version: str, cohort: dsl.Output[dsl.Dataset]):
+def ingest(settings: dict, source_digest: str, code_version: str, cohort: dsl.Output[dsl.Dataset]) -> None:
     """Read the sources into the cohort contract, with pseudonymised patients.
 
     Args:
@@ -17,9 +17,9 @@ def ingest(settings: dict, source_digest: str, code_version: str, cohort: dsl.Ou
     """
     from pathlib import Path
 
-    from components.common.environment import pseudonym_key
     from components.common.step import run_step
     from components.ingest.ingest import ingest_sources
+    from components.ingest.pseudonyms import pseudonym_key
     from components.ingest.settings import IngestSettings
 
     run_step(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-import secrets
 
 import pandas as pd
 
@@ -20,21 +19,18 @@ def pseudonym_key() -> bytes:
     """Return the secret key from the environment variable VITALFUSE_PSEUDONYM_KEY.
 
     Returns:
-        The key. Where the variable is not set, a random one that is forgotten: the pseudonyms of two cohorts can
-        then not be linked with each other, nor with the patients.
+        The key.
 
     Raises:
-        InputError: The key is shorter than 16 characters.
+        InputError: The variable is not set, or shorter than 16 characters.
     """
     key = os.environ.get(PSEUDONYM_KEY, "")
-    if not key:
-        return secrets.token_bytes(32)
     if len(key) < _SHORTEST_KEY:
         raise InputError(
-            f"is shorter than {_SHORTEST_KEY} characters",
-            file="environment",
+            f"the secret key of the pseudonyms is {'too short' if key else 'missing'}: it needs {_SHORTEST_KEY} "
+            "characters at least",
             field=PSEUDONYM_KEY,
-            remedy="Choose a long random key, such as the output of: openssl rand -hex 32",
+            remedy="Set the variable to the output of `openssl rand -hex 32`, on a cluster from a Kubernetes secret",
         )
     return key.encode()
 

@@ -12,7 +12,7 @@ def preprocess(
     cohort: dsl.Input[dsl.Dataset],
     validation: dsl.Input[dsl.Artifact],
     features: dsl.Output[dsl.Dataset],
-):
+) -> None:
     """Align, calibrate, denoise and impute the series; denoise the images; split the patients into folds.
 
     Args:

@@ -13,7 +13,7 @@ def register(
     candidate: dsl.Input[dsl.Model],
     comparison: dsl.Input[dsl.Artifact],
     registration: dsl.Output[dsl.Artifact],
-):
+) -> None:
     """Register the trained model in MLflow as a new version with the alias ``challenger``.
 
     Args:

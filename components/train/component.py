@@ -12,7 +12,7 @@ def train(
     features: dsl.Input[dsl.Dataset],
     embedding: dsl.Input[dsl.Model],
     model: dsl.Output[dsl.Model],
-):
+) -> None:
     """Fit the CNN-LSTM-attention model on the training rows, then predict the test rows once.
 
     Args:

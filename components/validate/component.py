@@ -11,7 +11,7 @@ def validate(
     code_version: str,
     cohort: dsl.Input[dsl.Dataset],
     validation: dsl.Output[dsl.Artifact],
-):
+) -> None:
     """Compute TFDV statistics of a cohort and hold them against the schema; errors stop the run.
 
     Args:

@@ -1,3 +1,5 @@
+import ast
+
 import pytest
 
 from pipelines import code_version as module
@@ -49,3 +51,36 @@ def test_every_source_folder_exists():
 def test_unknown_step_is_refused():
     with pytest.raises(ValueError, match="'nothing'"):
         module.code_version("nothing")
+
+
+def _local_imports(path):
+    """Modules of this project that a file imports, at any depth inside it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    files = set()
+    for name in found:
+        place = module.ROOT / name.replace(".", "/")
+        files |= {file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()}
+    return files
+
+
+@pytest.mark.parametrize("step", module.SOURCES)
+def test_every_imported_module_counts_for_the_step(step):
+    waiting = {module.ROOT / "components" / step / "component.py"}
+    seen = set()
+    while waiting:
+        path = waiting.pop()
+        seen.add(path)
+        waiting |= _local_imports(path) - seen
+    covered = [module.ROOT / folder for folder in module.SOURCES[step]]
+    named_only = {module.ROOT / "components" / "image.py", module.ROOT / "components" / "__init__.py"}
+    missing = {
+        str(path.relative_to(module.ROOT))
+        for path in seen - named_only
+        if not any(path.is_relative_to(folder) for folder in covered)
+    }
+    assert not missing

@@ -1,4 +1,4 @@
-"""One run of the whole pipeline through kfp.local with tiny settings: killed in the middle, started again, run again."""
+"""The whole pipeline through kfp.local with tiny settings: killed in the middle, started again, run again."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def _settings(folder):
         "name": "tiny",
         "workspace": str(folder / "workspace"),
         "models": MODELS,
-        "ingest": {"sources": [{"format": "export", "path": str(folder / "source")}]},
+        "ingest": {"name": "tiny", "sources": [{"format": "export", "path": str(folder / "source")}]},
         "preprocess": {"step": "1d", "steps": 4, "folds": 2, "test_fraction": 0.25},
         "train": {"network": {"units": 8, "image_filters": [4]}, "optimiser": {"epochs": 2}},
         "cross_validate": {"network": {"units": 8, "image_filters": [4]}, "optimiser": {"epochs": 2}},
@@ -46,9 +46,7 @@ def _environment():
 
 
 def _run(folder, *arguments):
-    return subprocess.run(
-        _command(folder, *arguments), cwd=folder, env=_environment(), capture_output=True, text=True
-    )
+    return subprocess.run(_command(folder, *arguments), cwd=folder, env=_environment(), capture_output=True, text=True)
 
 
 def _kill_during(folder, step):

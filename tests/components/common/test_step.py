@@ -8,7 +8,6 @@ import pytest
 from components.common import environment
 from components.common.events import read_events
 from components.common.step import RECORD_FILE, StepRecord
-from data_schemas.errors import InputError
 
 SCRIPT = """
 import sys
@@ -91,7 +90,7 @@ def test_results_and_parts_are_logged_under_the_parent_run(tmp_path):
 def test_a_step_ends_when_its_runner_is_gone(tmp_path):
     gone = subprocess.Popen([sys.executable, "-c", "pass"])
     gone.wait()
-    script = SCRIPT.replace('progress("half way")', 'import time; time.sleep(60)')
+    script = SCRIPT.replace('progress("half way")', "import time; time.sleep(60)")
     completed = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "out"), "well"],
         env={
@@ -102,11 +101,3 @@ def test_a_step_ends_when_its_runner_is_gone(tmp_path):
         timeout=50,
     )
     assert completed.returncode == 1
-
-
-def test_the_pseudonym_key_comes_from_the_environment(monkeypatch):
-    monkeypatch.setenv(environment.PSEUDONYM_KEY, "secret")
-    assert environment.pseudonym_key() == b"secret"
-    monkeypatch.delenv(environment.PSEUDONYM_KEY)
-    with pytest.raises(InputError, match=environment.PSEUDONYM_KEY):
-        environment.pseudonym_key()

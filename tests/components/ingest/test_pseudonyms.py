@@ -19,10 +19,10 @@ def test_key_from_the_environment(monkeypatch):
     assert pseudonym_key() == b"0123456789abcdef"
 
 
-def test_random_key_where_there_is_none(monkeypatch):
+def test_missing_key_is_refused(monkeypatch):
     monkeypatch.delenv(PSEUDONYM_KEY, raising=False)
-    assert pseudonym_key() != pseudonym_key()
-    assert len(pseudonym_key()) == 32
+    with pytest.raises(InputError, match="missing"):
+        pseudonym_key()
 
 
 def test_short_key_is_refused_and_not_shown(monkeypatch):
