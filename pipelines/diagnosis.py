@@ -1,7 +1,5 @@
 """The one pipeline: it reads like the paper's method section."""
 
-from typing import List  # noqa: UP035 - KFP reads the annotation, and knows typing.List alone
-
 from kfp import dsl
 
 from components.compare.component import compare
@@ -26,7 +24,7 @@ def diagnosis_pipeline(
     cross_validate_settings: dict,
     compare_settings: dict,
     register_settings: dict,
-    models: List[str],  # noqa: UP006
+    models: list[str],
     candidate: str,
     source_digest: str,
     ingest_version: str,

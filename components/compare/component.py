@@ -1,7 +1,5 @@
 """KFP interface of the ``compare`` step."""
 
-from typing import List  # noqa: UP035 - KFP reads the annotation, and knows typing.List alone
-
 from kfp import dsl
 
 from components import image
@@ -14,7 +12,7 @@ def compare(
     features: dsl.Input[dsl.Dataset],
     validation: dsl.Input[dsl.Artifact],
     candidate: dsl.Input[dsl.Model],
-    cross_validations: dsl.Input[List[dsl.Dataset]],
+    cross_validations: dsl.Input[list[dsl.Dataset]],
     comparison: dsl.Output[dsl.Artifact],
 ) -> None:
     """Write the paper's tables and figures from out-of-fold and test predictions only, and the report.
