@@ -60,7 +60,7 @@ def _alternatives(patients: Patients) -> tuple[np.ndarray, np.ndarray]:
     order = np.argsort(-patients.severity, axis=1, kind="stable")
     first, second = (patients.severity[rows, order[:, place]] for place in range(2))
     ill = patients.label > 0
-    # A clear second disease is what an ill patient is mistaken for, else good health; a healthy one for the illest part.
+    # The ill are mistaken for their clear second disease, else for healthy; the healthy for what they have most of.
     alternative = np.where(ill, np.where(second > 0.3, order[:, 1] + 1, 0), order[:, 0] + 1)
     doubt = np.where(ill, np.maximum(1 - first, second / np.maximum(first, 1e-9)), first)
     return alternative, np.clip(doubt, 1e-3, 1.0)

@@ -8,10 +8,10 @@ import numpy as np
 
 HEALTHY = "healthy"
 DISEASES = ("cardiovascular_disease", "diabetes", "copd", "hypertension", "chronic_kidney_disease")
-CLASS_NAMES = (HEALTHY, *DISEASES)
-CLASS_LABELS = {f"Z{number}": name for number, name in enumerate(CLASS_NAMES, start=1)}
+CLASSES = (HEALTHY, *DISEASES)
+CLASS_LABELS = {f"Z{number}": name for number, name in enumerate(CLASSES, start=1)}
 # Section "Cohort" of the paper: 300 participants.
-PAPER_COUNTS = dict(zip(CLASS_NAMES, (100, 60, 50, 40, 30, 20), strict=True))
+PAPER_COUNTS = dict(zip(CLASSES, (100, 60, 50, 40, 30, 20), strict=True))
 
 
 def scale_counts(reference: Mapping[str, int], total: int) -> dict[str, int]:

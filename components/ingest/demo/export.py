@@ -16,7 +16,7 @@ from PIL import Image
 from components.common.files import atomic_folder
 from components.common.result import ignore_progress
 from components.ingest.demo.annotators import annotate
-from components.ingest.demo.classes import CLASS_LABELS, CLASS_NAMES
+from components.ingest.demo.classes import CLASS_LABELS, CLASSES
 from components.ingest.demo.devices import draw_devices
 from components.ingest.demo.images import draw_images
 from components.ingest.demo.notes import write_notes
@@ -77,7 +77,7 @@ def _write_description(path: Path, settings: DemoSettings) -> None:
         "name": "vitalfuse synthetic demo cohort",
         "synthetic": True,
         "notice": _NOTICE,
-        "classes": list(CLASS_NAMES),
+        "classes": list(CLASSES),
         "class_labels": dict(CLASS_LABELS),
         "time_zone": settings.time_zone,
         "image_modality": MODALITY,

@@ -18,13 +18,13 @@ from components.ingest.demo.settings import DemoSettings
 _MOST_SYMPTOMS = 5
 _MOST_DENIED = 3
 _MOST_DRUGS = 4
-_DENIED_SHARE = 0.18
+_DENIED_SHARE = 0.14
 _NO_HISTORY_SHARE = 0.22
 _SUSPECTED_SHARE = 0.12
-_FAMILY_SHARE = 0.4
+_FAMILY_SHARE = 0.3
 # Chance that the note names a disease that it shows fully.
-_NAMED_SHARE = 0.22
-_NAMED_BASE = 0.015
+_NAMED_SHARE = 0.38
+_NAMED_BASE = 0.01
 _FOLLOW_UP_SHARE = 0.25
 _TYPING_ERRORS_A_NOTE = 0.9
 

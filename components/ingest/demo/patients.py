@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from components.ingest.demo.classes import CLASS_NAMES, DISEASES
+from components.ingest.demo.classes import CLASSES, DISEASES
 from components.ingest.demo.randomness import stream
 from components.ingest.demo.settings import DemoSettings
 
 SITES = ("north", "south", "harbour")
 MODALITIES = ("series", "image", "text")
 # Chance that a modality does not show a disease at all.
-_SILENT = {"series": 0.10, "image": 0.22, "text": 0.22}
+_SILENT = {"series": 0.06, "image": 0.10, "text": 0.10}
 _FIRST_DAY = np.datetime64("2022-06-01")
 _LAST_DAY = np.datetime64("2022-12-31")
 _GIVEN_NAMES = ("Alder", "Birch", "Cedar", "Elder", "Hazel", "Juniper", "Linden", "Maple", "Olive", "Rowan", "Willow")
@@ -47,7 +47,7 @@ class Patients:
         sex: "M", "F" or "U".
         age: Years at the start.
         site: Index into ``SITES``.
-        label: Index into ``CLASS_NAMES``: 0, or the most severe disease plus 1.
+        label: Index into ``CLASSES``: 0, or the most severe disease plus 1.
         severity: float64 ``[n, D]`` in [0, 1].
         expression: By modality, float64 ``[n, D]`` in [0, 1.2]: what the modality shows of the severity.
         treated: Bool ``[n, D]``: takes medicine against the disease.
@@ -68,6 +68,7 @@ class Patients:
     start: np.ndarray
 
     def __len__(self) -> int:
+        """Return the number of patients."""
         return len(self.label)
 
     def block(self, start: int, stop: int) -> Patients:
@@ -104,7 +105,7 @@ def draw_patients(settings: DemoSettings) -> Patients:
         Exactly as many patients of each class as ``settings.counts`` says.
     """
     rng = stream(settings.seed, "patients")
-    label = rng.permutation(np.repeat(np.arange(len(CLASS_NAMES)), list(settings.counts.values())))
+    label = rng.permutation(np.repeat(np.arange(len(CLASSES)), list(settings.counts.values())))
     count = len(label)
     severity = draw_severity(rng, label, settings.comorbidity_rate)
     numbers = pd.Series(rng.permutation(count) + 1).astype(str).str.zfill(7)
@@ -135,7 +136,7 @@ def draw_severity(rng: np.random.Generator, label: np.ndarray, comorbidity_rate:
 
     Args:
         rng: Random generator.
-        label: int ``[n]``, index into ``CLASS_NAMES``.
+        label: int ``[n]``, index into ``CLASSES``.
         comorbidity_rate: Share of the ill who have a second disease.
 
     Returns:
@@ -144,12 +145,12 @@ def draw_severity(rng: np.random.Generator, label: np.ndarray, comorbidity_rate:
     rows = np.arange(len(label))
     ill = label > 0
     dominant = np.maximum(label - 1, 0)
-    severity = 0.35 * rng.beta(1.0, 5.0, size=(len(label), len(DISEASES)))
-    own = 0.25 + 0.75 * rng.beta(1.8, 1.5, size=len(label))
+    severity = 0.3 * rng.beta(1.0, 5.0, size=(len(label), len(DISEASES)))
+    own = 0.3 + 0.7 * rng.beta(2.4, 1.3, size=len(label))
     cumulative = np.cumsum(_COMPANIONS / _COMPANIONS.sum(axis=1, keepdims=True), axis=1)[dominant]
     second = (rng.random(len(label))[:, None] > cumulative).sum(axis=1).clip(max=len(DISEASES) - 1)
     both = ill & (rng.random(len(label)) < comorbidity_rate)
-    companion = own * rng.uniform(0.4, 0.9, size=len(label))
+    companion = own * rng.uniform(0.35, 0.85, size=len(label))
     severity[rows[both], second[both]] = companion[both]
     severity[ill] = np.minimum(severity[ill], 0.95 * own[ill, None])
     severity[rows[ill], dominant[ill]] = own[ill]
@@ -159,7 +160,7 @@ def draw_severity(rng: np.random.Generator, label: np.ndarray, comorbidity_rate:
 def _express(rng: np.random.Generator, severity: np.ndarray, silent: float) -> np.ndarray:
     """Return how far a modality shows each severity: not at all, less than it is, or more."""
     shown = rng.random(severity.shape) >= silent
-    return np.clip(severity * rng.uniform(0.5, 1.3, size=severity.shape) * shown, 0.0, 1.2)
+    return np.clip(severity * rng.uniform(0.6, 1.3, size=severity.shape) * shown, 0.0, 1.2)
 
 
 def _draw_presence(rng: np.random.Generator, count: int, settings: DemoSettings) -> dict[str, np.ndarray]:

@@ -111,10 +111,10 @@ def simulate(rng: np.random.Generator, patients: Patients, settings: DemoSetting
         settings: Days, and readings a day.
 
     Returns:
-        ``days * samples_per_day`` time points for every patient, at slightly irregular times.
+        ``days * samples_a_day`` time points for every patient, at slightly irregular times.
     """
-    count, readings = len(patients), settings.days * settings.samples_per_day
-    spacing = DAY_SECONDS / settings.samples_per_day
+    count, readings = len(patients), settings.days * settings.samples_a_day
+    spacing = DAY_SECONDS / settings.samples_a_day
     seconds = (np.arange(readings) + rng.uniform(0.05, 0.95, size=(count, readings))) * spacing
     hour = seconds / 3600 % 24
     shown = patients.expression["series"]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from components.common.settings import Section
-from components.ingest.demo.classes import CLASS_NAMES, PAPER_COUNTS, scale_counts
+from components.ingest.demo.classes import CLASSES, PAPER_COUNTS, scale_counts
 from components.ingest.settings import TimeZone
 
 Side = Annotated[int, Field(ge=8, le=1024)]
@@ -25,7 +25,7 @@ class DemoSettings(Section):
     )
     seed: int = Field(default=2022, ge=0, lt=2**32, description="Seed of everything random")
     days: int = Field(default=14, ge=1, le=200, description="Days that a patient is observed")
-    samples_per_day: int = Field(
+    samples_a_day: int = Field(
         default=8,
         ge=2,
         le=288,
@@ -54,7 +54,7 @@ class DemoSettings(Section):
     absent_rate: float = Field(default=0.003, ge=0, le=0.5, description="Share of readings whose value is empty")
     duplicate_rate: float = Field(default=0.004, ge=0, le=0.5, description="Share of rows that are written twice")
     comorbidity_rate: float = Field(
-        default=0.3, ge=0, le=1, description="Share of the ill who have a second, less severe disease"
+        default=0.2, ge=0, le=1, description="Share of the ill who have a second, less severe disease"
     )
     disagreement_rate: float = Field(
         default=0.12, ge=0, le=0.5, description="Share of patients on whom the two annotators differ"
@@ -69,11 +69,9 @@ class DemoSettings(Section):
     @field_validator("class_counts")
     @classmethod
     def _known_classes(cls, counts: dict[str, int] | None) -> dict[str, int] | None:
-        unknown = set(counts or ()) - set(CLASS_NAMES)
+        unknown = set(counts or ()) - set(CLASSES)
         if unknown:
-            raise ValueError(
-                f"class_counts names a class other than {', '.join(CLASS_NAMES)}; received {min(unknown)!r}"
-            )
+            raise ValueError(f"class_counts names a class other than {', '.join(CLASSES)}; received {min(unknown)!r}")
         if counts is not None and sum(counts.values()) < 1:
             raise ValueError(f"class_counts must add up to at least one patient; received {counts}")
         return counts
@@ -89,4 +87,4 @@ class DemoSettings(Section):
         """Patients of every class, in the order of the classes."""
         if self.class_counts is None:
             return scale_counts(PAPER_COUNTS, self.patients)
-        return {name: self.class_counts.get(name, 0) for name in CLASS_NAMES}
+        return {name: self.class_counts.get(name, 0) for name in CLASSES}

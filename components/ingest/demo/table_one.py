@@ -10,7 +10,7 @@ import pandas as pd
 
 from components.common.files import atomic_file, atomic_folder
 from components.common.result import ignore_progress
-from components.ingest.demo.classes import CLASS_NAMES
+from components.ingest.demo.classes import CLASSES
 from components.ingest.demo.patients import Patients, draw_patients
 from components.ingest.demo.physiology import CHANNELS, DAY_SECONDS, simulate
 from components.ingest.demo.randomness import stream
@@ -29,7 +29,7 @@ def write_table_one(output: Path, settings: DemoSettings, progress: Callable[[st
     Args:
         output: A path that ends in ``.csv`` gets one file with the columns Patient and Diagnosis. Any other becomes a
             folder with one file a patient, without these columns, and labels.csv (file, label).
-        settings: Settings of the cohort; patients without a series are left out.
+        settings: Settings of the cohort; every patient has a value every day, as in the paper.
         progress: Called with a few words on what is being done.
     """
     patients = draw_patients(settings)
@@ -50,15 +50,12 @@ def _daily_means(number: int, patients: Patients, settings: DemoSettings) -> pd.
     """Return Table I of a block: Patient, Diagnosis, Date and the four measurements, as text where they are."""
     rng = stream(settings.seed, "series", number)
     series = simulate(rng, patients, settings)
-    shape = (len(patients), settings.days, settings.samples_per_day, len(CHANNELS))
+    shape = (len(patients), settings.days, settings.samples_a_day, len(CHANNELS))
     means = series.values.reshape(shape).mean(axis=2)
-    absent = rng.random((*means.shape[:2], 4)) < settings.dropout_rate
-    kept = patients.present["series"]
-    rows = np.repeat(np.flatnonzero(kept), settings.days)
-    daily = dict(zip(CHANNELS, means[kept].reshape(-1, len(CHANNELS)).T, strict=True))
-    hidden = absent[kept].reshape(-1, 4)
-    dates = pd.Series(np.repeat(patients.start[kept], settings.days)).astype("datetime64[s]")
-    dates += pd.to_timedelta(np.tile(np.arange(settings.days), int(kept.sum())) * DAY_SECONDS, unit="s")
+    rows = np.repeat(np.arange(len(patients)), settings.days)
+    daily = dict(zip(CHANNELS, means.reshape(-1, len(CHANNELS)).T, strict=True))
+    dates = pd.Series(np.repeat(patients.start, settings.days)).astype("datetime64[s]")
+    dates += pd.to_timedelta(np.tile(np.arange(settings.days), len(patients)) * DAY_SECONDS, unit="s")
     whole = {name: pd.Series(daily[name]).round().astype(int).astype(str) for name in CHANNELS}
     columns = {
         PRESSURE: whole["systolic_pressure"] + "/" + whole["diastolic_pressure"],
@@ -69,10 +66,10 @@ def _daily_means(number: int, patients: Patients, settings: DemoSettings) -> pd.
     return pd.DataFrame(
         {
             "Patient": patients.mrn[rows],
-            "Diagnosis": np.array(CLASS_NAMES, dtype=object)[patients.label[rows]],
+            "Diagnosis": np.array(CLASSES, dtype=object)[patients.label[rows]],
             # Without leading zeros, as in the paper: 2022-6-1.
             "Date": dates.dt.year.astype(str) + "-" + dates.dt.month.astype(str) + "-" + dates.dt.day.astype(str),
-            **{name: text.mask(hidden[:, place], "") for place, (name, text) in enumerate(columns.items())},
+            **columns,
         }
     )
 
