@@ -22,6 +22,8 @@ from data_schemas.errors import InputError
 
 RECORD_FILE = "record.json"
 
+Core = Callable[[Path, Callable[[str], None]], StepResult]
+
 
 class StepRecord(BaseModel):
     """What a finished step leaves in its output folder, so that a later, cached run can tell of it.
@@ -41,22 +43,15 @@ class StepRecord(BaseModel):
     warnings: list[str]
 
 
-def run_step(
-    step: str,
-    function: Callable[..., StepResult],
-    *,
-    output: Path,
-    tags: dict[str, str] | None = None,
-    **arguments: object,
-) -> None:
+def run_step(step: str, core: Core, *, output: Path, tags: dict[str, str] | None = None) -> None:
     """Run one step and tell the runner and MLflow of it.
 
     Args:
         step: Step name, with the model in brackets where there is one.
-        function: The step's core function; takes ``output``, ``progress`` and ``arguments``.
+        core: Imports and calls the step's core function with the output folder and the progress function; the
+            imports belong inside, so that their time and their errors count as the step's.
         output: The folder that it writes.
         tags: Further tags of the step's MLflow run.
-        **arguments: What else the core function takes.
 
     Raises:
         SystemExit: The step failed; the cause is in the step's events and log.
@@ -74,7 +69,7 @@ def run_step(
         print(f"[{step}] {text}", flush=True)
 
     try:
-        compute_seconds = _run_tracked(step, function, output, tags or {}, arguments, progress)
+        compute_seconds = _run_tracked(step, core, output, tags or {}, progress)
     except Exception as error:
         traceback.print_exc()
         sys.stderr.flush()
@@ -98,19 +93,12 @@ def run_step(
     )
 
 
-def _run_tracked(
-    step: str,
-    function: Callable[..., StepResult],
-    output: Path,
-    tags: dict[str, str],
-    arguments: dict[str, object],
-    progress: Callable[[str], None],
-) -> float:
+def _run_tracked(step: str, core: Core, output: Path, tags: dict[str, str], progress: Callable[[str], None]) -> float:
     from components.common import tracking
 
     with tracking.step_run(step, tags) as run_id:
         started = time.monotonic()
-        result = function(output=output, progress=progress, **arguments)
+        result = core(output, progress)
         seconds = time.monotonic() - started
         if run_id is not None:
             result.metrics["system/compute_seconds"] = seconds

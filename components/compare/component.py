@@ -29,16 +29,19 @@ def compare(
     from pathlib import Path
 
     from components.common.step import run_step
-    from components.compare.compare import compare_models
-    from components.compare.settings import CompareSettings
 
-    run_step(
-        "compare",
-        compare_models,
-        output=Path(comparison.path),
-        features=Path(features.path),
-        candidate=Path(candidate.path),
-        cross_validations=[Path(item.path) for item in cross_validations],
-        validation=Path(validation.path),
-        settings=CompareSettings.model_validate(settings),
-    )
+    def core(output, progress):
+        from components.compare.compare import compare_models
+        from components.compare.settings import CompareSettings
+
+        return compare_models(
+            Path(features.path),
+            Path(candidate.path),
+            [Path(item.path) for item in cross_validations],
+            Path(validation.path),
+            output,
+            CompareSettings.model_validate(settings),
+            progress=progress,
+        )
+
+    run_step("compare", core, output=Path(comparison.path))

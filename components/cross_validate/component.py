@@ -28,16 +28,18 @@ def cross_validate(
     from pathlib import Path
 
     from components.common.step import run_step
-    from components.cross_validate.cross_validate import cross_validate_model
-    from components.cross_validate.settings import CrossValidateSettings
 
-    run_step(
-        f"cross_validate[{model}]",
-        cross_validate_model,
-        output=Path(predictions.path),
-        tags={"vitalfuse.model": model},
-        model=model,
-        features=Path(features.path),
-        settings=CrossValidateSettings.model_validate(settings),
-        predict_test=model != candidate,
-    )
+    def core(output, progress):
+        from components.cross_validate.cross_validate import cross_validate_model
+        from components.cross_validate.settings import CrossValidateSettings
+
+        return cross_validate_model(
+            model,
+            Path(features.path),
+            output,
+            CrossValidateSettings.model_validate(settings),
+            predict_test=model != candidate,
+            progress=progress,
+        )
+
+    run_step(f"cross_validate[{model}]", core, output=Path(predictions.path), tags={"vitalfuse.model": model})

@@ -23,13 +23,11 @@ def embed_text(
     from pathlib import Path
 
     from components.common.step import run_step
-    from components.embed_text.embed_text import embed_notes
-    from components.embed_text.settings import EmbedTextSettings
 
-    run_step(
-        "embed_text",
-        embed_notes,
-        output=Path(embedding.path),
-        features=Path(features.path),
-        settings=EmbedTextSettings.model_validate(settings),
-    )
+    def core(output, progress):
+        from components.embed_text.embed_text import embed_notes
+        from components.embed_text.settings import EmbedTextSettings
+
+        return embed_notes(Path(features.path), output, EmbedTextSettings.model_validate(settings), progress=progress)
+
+    run_step("embed_text", core, output=Path(embedding.path))

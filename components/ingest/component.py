@@ -18,14 +18,14 @@ def ingest(settings: dict, source_digest: str, code_version: str, cohort: dsl.Ou
     from pathlib import Path
 
     from components.common.step import run_step
-    from components.ingest.ingest import ingest_sources
-    from components.ingest.pseudonyms import pseudonym_key
-    from components.ingest.settings import IngestSettings
 
-    run_step(
-        "ingest",
-        ingest_sources,
-        output=Path(cohort.path),
-        settings=IngestSettings.model_validate(settings),
-        pseudonym_key=pseudonym_key(),
-    )
+    def core(output, progress):
+        from components.ingest.ingest import ingest_sources
+        from components.ingest.pseudonyms import pseudonym_key
+        from components.ingest.settings import IngestSettings
+
+        return ingest_sources(
+            output, IngestSettings.model_validate(settings), pseudonym_key=pseudonym_key(), progress=progress
+        )
+
+    run_step("ingest", core, output=Path(cohort.path))

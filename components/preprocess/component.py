@@ -25,13 +25,13 @@ def preprocess(
     from pathlib import Path
 
     from components.common.step import run_step
-    from components.preprocess.preprocess import preprocess_cohort
-    from components.preprocess.settings import PreprocessSettings
 
-    run_step(
-        "preprocess",
-        preprocess_cohort,
-        output=Path(features.path),
-        cohort=Path(cohort.path),
-        settings=PreprocessSettings.model_validate(settings),
-    )
+    def core(output, progress):
+        from components.preprocess.preprocess import preprocess_cohort
+        from components.preprocess.settings import PreprocessSettings
+
+        return preprocess_cohort(
+            Path(cohort.path), output, PreprocessSettings.model_validate(settings), progress=progress
+        )
+
+    run_step("preprocess", core, output=Path(features.path))

@@ -27,15 +27,18 @@ def register(
     from pathlib import Path
 
     from components.common.step import run_step
-    from components.register.register import register_model
-    from components.register.settings import RegisterSettings
 
-    run_step(
-        "register",
-        register_model,
-        output=Path(registration.path),
-        features=Path(features.path),
-        candidate=Path(candidate.path),
-        comparison=Path(comparison.path),
-        settings=RegisterSettings.model_validate(settings),
-    )
+    def core(output, progress):
+        from components.register.register import register_model
+        from components.register.settings import RegisterSettings
+
+        return register_model(
+            features=Path(features.path),
+            candidate=Path(candidate.path),
+            comparison=Path(comparison.path),
+            output=output,
+            settings=RegisterSettings.model_validate(settings),
+            progress=progress,
+        )
+
+    run_step("register", core, output=Path(registration.path))

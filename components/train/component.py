@@ -25,14 +25,17 @@ def train(
     from pathlib import Path
 
     from components.common.step import run_step
-    from components.train.settings import TrainSettings
-    from components.train.train import train_candidate
 
-    run_step(
-        "train",
-        train_candidate,
-        output=Path(model.path),
-        features=Path(features.path),
-        embedding=Path(embedding.path),
-        settings=TrainSettings.model_validate(settings),
-    )
+    def core(output, progress):
+        from components.train.settings import TrainSettings
+        from components.train.train import train_candidate
+
+        return train_candidate(
+            Path(features.path),
+            Path(embedding.path),
+            output,
+            TrainSettings.model_validate(settings),
+            progress=progress,
+        )
+
+    run_step("train", core, output=Path(model.path))

@@ -23,13 +23,11 @@ def validate(
     from pathlib import Path
 
     from components.common.step import run_step
-    from components.validate.settings import ValidateSettings
-    from components.validate.validate import validate_cohort
 
-    run_step(
-        "validate",
-        validate_cohort,
-        output=Path(validation.path),
-        cohort=Path(cohort.path),
-        settings=ValidateSettings.model_validate(settings),
-    )
+    def core(output, progress):
+        from components.validate.settings import ValidateSettings
+        from components.validate.validate import validate_cohort
+
+        return validate_cohort(Path(cohort.path), output, ValidateSettings.model_validate(settings), progress=progress)
+
+    run_step("validate", core, output=Path(validation.path))

@@ -32,7 +32,7 @@ def _settings(folder):
         "preprocess": {"step": "1d", "steps": 4, "folds": 2, "test_fraction": 0.25},
         "train": {"network": {"units": 8, "image_filters": [4]}, "optimiser": {"epochs": 2}},
         "cross_validate": {"network": {"units": 8, "image_filters": [4]}, "optimiser": {"epochs": 2}},
-        "compare": {"resamples": 50},
+        "compare": {"resamples": 100},
     }
 
 

@@ -16,7 +16,9 @@ from components.common.result import NestedResult, StepResult
 from components.common.step import run_step
 from data_schemas.errors import InputError
 
-def core(*, output, progress, kind):
+kind = sys.argv[2]
+
+def core(output, progress):
     progress("half way")
     print("a line on standard output")
     if kind == "input":
@@ -27,7 +29,7 @@ def core(*, output, progress, kind):
     return StepResult(metrics={"rows": 3, "undefined": float("nan")}, params={"sigma": 0.5}, warnings=["one"],
                       nested=[NestedResult("fold 1", metrics={"accuracy": 0.5}, history={"loss": [2.0, 1.0]})])
 
-run_step("preprocess", core, output=Path(sys.argv[1]), kind=sys.argv[2])
+run_step("preprocess", core, output=Path(sys.argv[1]))
 """
 
 
