@@ -56,9 +56,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         ]
     ),
     "notes": pa.schema([("patient_id", pa.string()), ("time", TIME), ("text", pa.string())]),
-    "images": pa.schema(
-        [("patient_id", pa.string()), ("time", TIME), ("modality", pa.string()), ("row", pa.int64())]
-    ),
+    "images": pa.schema([("patient_id", pa.string()), ("time", TIME), ("modality", pa.string()), ("row", pa.int64())]),
     "rejected": pa.schema(
         [("file", pa.string()), ("row", pa.int64()), ("field", pa.string()), ("reason", pa.string())]
     ),

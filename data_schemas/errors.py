@@ -51,7 +51,5 @@ class InputError(Exception):
         return (_rebuild, (self.problem, self.file, self.row, self.field, self.remedy))
 
 
-def _rebuild(
-    problem: str, file: str | None, row: int | None, field: str | None, remedy: str | None
-) -> InputError:
+def _rebuild(problem: str, file: str | None, row: int | None, field: str | None, remedy: str | None) -> InputError:
     return InputError(problem, file=file, row=row, field=field, remedy=remedy)

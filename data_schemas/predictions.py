@@ -41,9 +41,7 @@ def predictions_frame(
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
     if probabilities.shape != (len(rows), len(classes)):
-        raise ValueError(
-            f"Probabilities need the shape {(len(rows), len(classes))}; received {probabilities.shape}."
-        )
+        raise ValueError(f"Probabilities need the shape {(len(rows), len(classes))}; received {probabilities.shape}.")
     chosen = samples.iloc[rows]
     frame = pd.DataFrame(
         {
