@@ -109,7 +109,8 @@ def _measure(
     kind = rng.random(len(values))
     spike, impossible = kind < settings.outlier_rate * 0.6, kind >= 1 - settings.outlier_rate * 0.4
     signs = rng.choice([-1.0, 1.0], size=len(values))
-    values += (spike * signs * _SPIKE[name] * rng.uniform(0.8, 1.6, size=len(values)))[:, None]
+    spiked = values + (signs * _SPIKE[name] * rng.uniform(0.8, 1.6, size=len(values)))[:, None]
+    values = np.where(spike[:, None], np.maximum(spiked, 0.3 * values), values)
     if name == "oxygen_saturation":
         values = np.minimum(values, 100.0)
     foreign = devices.foreign_unit[device]

@@ -26,7 +26,7 @@ DAY_SECONDS = 86400
 # Columns are the channels, in beats/min, mmHg, mmHg, °C, mg/dL and %.
 _BASE = np.array([71.0, 121.0, 77.0, 36.6, 95.0, 97.2])
 # Deviation between persons, of slow changes within a person, and of quick ones.
-_BETWEEN = np.array([8.0, 9.0, 6.5, 0.16, 8.0, 0.7])
+_BETWEEN = np.array([8.0, 10.0, 7.0, 0.18, 9.0, 0.8])
 _SLOW = np.array([2.5, 4.0, 2.5, 0.10, 4.0, 0.35])
 _QUICK = np.array([3.0, 4.0, 3.0, 0.08, 6.0, 0.45])
 # Half of the daily swing, and the hour of its peak.
@@ -54,7 +54,7 @@ _SWING_CHANGE = np.array(
         [-2.0, -1.5, -1.0, 0.00, 0.0, 0.0],
         [0.0, 0.0, 0.0, -0.08, 0.0, 0.9],  # saturation falls at night
         [0.0, 2.5, 1.5, 0.00, 0.0, 0.0],
-        [-1.0, -8.0, -5.5, -0.08, 0.0, 0.0],  # pressure does not dip at night
+        [-1.0, -6.5, -4.5, -0.08, 0.0, 0.0],  # pressure does not dip at night
     ]
 )
 _NOISE_CHANGE = np.array(
@@ -127,12 +127,12 @@ def simulate(rng: np.random.Generator, patients: Patients, settings: DemoSetting
         + effect @ _LEVEL
         + (patients.treated & (patients.severity > 0)).astype(np.float64) @ _MEDICINE
     )
-    swing = _SWING * rng.lognormal(0, 0.2, size=(count, len(CHANNELS))) + effect @ _SWING_CHANGE
+    swing = _SWING * rng.normal(1, 0.45, size=(count, len(CHANNELS))) + effect @ _SWING_CHANGE
     trend = effect @ _TREND + rng.normal(0, 0.6, size=(count, len(CHANNELS))) * _SLOW
     correlation = _SLOW_CORRELATION ** (spacing / (3 * 3600))
     coupling = np.repeat(_COUPLING[None], count, axis=0)
     coupling[:, _HEART] *= 1 - np.clip(effect @ _DECOUPLING, 0, 0.9)
-    quick = _QUICK * np.exp(effect @ _NOISE_CHANGE)
+    quick = _QUICK * rng.lognormal(0, 0.3, size=(count, len(CHANNELS))) * np.exp(effect @ _NOISE_CHANGE)
     values = level[:, None] + trend[:, None] * (seconds / (settings.days * DAY_SECONDS) - 0.5)[..., None]
     values += swing[:, None] * np.cos(2 * np.pi * (hour[..., None] - _PEAK_HOUR) / 24)
     values += coupling[:, None] * _correlated(rng, (count, readings, 1), correlation)
@@ -154,13 +154,17 @@ def _add_events(
 ) -> None:
     """Add meals, hypoglycaemia, runs of fast pulse and falls of the saturation at night, in place."""
     shape = hour.shape
+
+    def person() -> np.ndarray:
+        return rng.lognormal(0, 0.5, size=(shape[0], 1))
+
     after_meal = np.exp(-0.5 * ((hour[..., None] - _MEAL_HOURS - 1.0) / 1.2) ** 2).sum(axis=-1)
-    meal = rng.lognormal(np.log(16), 0.25, size=shape) + 48 * effect[:, None, _DIABETES]
+    meal = (17 + 40 * effect[:, None, _DIABETES]) * rng.lognormal(0, 0.25, size=shape) * person()
     values[..., _GLUCOSE] += after_meal * meal
     low = treated[:, None, _DIABETES] & (rng.random(shape) < 0.02)
     values[..., _GLUCOSE] -= low * rng.uniform(30, 60, size=shape)
-    run = rng.random(shape) < 0.004 + 0.06 * effect[:, None, _CARDIAC]
+    run = rng.random(shape) < (0.01 + 0.05 * effect[:, None, _CARDIAC]) * person()
     values[..., _HEART] += run * rng.gamma(3.0, 9.0, size=shape)
     night = (hour < 6) | (hour >= 22)
-    fall = night & (rng.random(shape) < 0.02 + 0.3 * effect[:, None, _COPD])
+    fall = night & (rng.random(shape) < (0.05 + 0.25 * effect[:, None, _COPD]) * person())
     values[..., _OXYGEN] -= fall * rng.gamma(2.0, 1.4, size=shape)
