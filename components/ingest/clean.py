@@ -23,11 +23,13 @@ class CleanObservations:
         table: key, device_id, channel, time, value, unit, file, row; values in canonical units.
         corrected: Values taken in another unit than declared, by channel.
         not_selected: Rows of channels that the settings do not select.
+        offered: Channels that the sources have rows of, whether or not they are selected.
     """
 
     table: pd.DataFrame
     corrected: dict[str, int] = field(default_factory=dict)
     not_selected: int = 0
+    offered: tuple[str, ...] = ()
 
 
 def clean_observations(
@@ -55,12 +57,13 @@ def clean_observations(
     """
     selected = raw if channels is None else raw[raw["channel"].isin(channels)]
     not_selected = len(raw) - len(selected)
+    offered = tuple(sorted(str(name) for name in raw["channel"].unique()))
     taken = drop_unknown_patients(selected, patients, rejections)
     absent = taken["value"].isna()
     rejections.add(taken[absent], taken.loc[absent, "channel"], ABSENT)
     taken = taken[~absent]
     if not len(taken):
-        return CleanObservations(taken, not_selected=not_selected)
+        return CleanObservations(taken, not_selected=not_selected, offered=offered)
     converted = catalogue.convert(taken["channel"], taken["unit"], taken["value"].to_numpy())
     unknown = taken[~converted.unit_known]
     if len(unknown):
@@ -78,7 +81,7 @@ def clean_observations(
     duplicate = taken.duplicated(["key", "channel", "device_id", "time", "value"])
     rejections.add(taken[duplicate], taken.loc[duplicate, "channel"], DUPLICATE)
     counts = {str(name): int(count) for name, count in corrected.items() if count}
-    return CleanObservations(taken[~duplicate], counts, not_selected)
+    return CleanObservations(taken[~duplicate], counts, not_selected, offered)
 
 
 def drop_unknown_patients(rows: pd.DataFrame, patients: pd.Index, rejections: Rejections) -> pd.DataFrame:
@@ -98,7 +101,11 @@ def drop_unknown_patients(rows: pd.DataFrame, patients: pd.Index, rejections: Re
 
 
 def channels_in_order(
-    observations: pd.DataFrame, chosen: list[str] | None, demographics: list[str], catalogue: Catalogue
+    observations: pd.DataFrame,
+    chosen: list[str] | None,
+    demographics: list[str],
+    catalogue: Catalogue,
+    offered: tuple[str, ...] = (),
 ) -> list[str]:
     """Return the cohort's channels in their fixed order.
 
@@ -107,6 +114,7 @@ def channels_in_order(
         chosen: The settings' channels, or None for all measured ones in the catalogue's order.
         demographics: Demographics that the settings name; after the chosen channels.
         catalogue: The catalogue.
+        offered: Channels that the sources have rows of, for the message.
 
     Returns:
         Channel names.
@@ -118,11 +126,12 @@ def channels_in_order(
     for setting, names in (("ingest.channels", chosen or []), ("ingest.demographics", demographics)):
         for name in names:
             if name not in measured:
+                others = sorted({*offered, *measured} - {name})
                 raise InputError(
                     f"channel {name} is never measured in the sources",
                     file="settings",
                     field=setting,
-                    remedy=f"Choose among {', '.join(sorted(measured)) or 'none: no channel is measured'}",
+                    remedy=f"Choose among {', '.join(others)}" if others else "Check the sources: they measure nothing",
                 )
     if chosen is None:
         return [name for name in catalogue.channels if name in measured]

@@ -87,7 +87,9 @@ def ingest_sources(
         patients, classes = _labelled_patients(settings, tables, label_file, rejections)
         parts, cleaned = _assemble(settings, tables, patients, catalogue, rejections)
         progress("writing the cohort")
-        names = channels_in_order(parts.observations, settings.channels, list(settings.demographics), catalogue)
+        names = channels_in_order(
+            parts.observations, settings.channels, list(settings.demographics), catalogue, cleaned.offered
+        )
         channels = [catalogue.contract(name) for name in names]
         cohort = _pseudonymise(parts, names, pseudonym_key)
         cohort["rejected"] = rejections.table()
@@ -128,7 +130,11 @@ def _labelled_patients(
     patients = listed.groupby("key", sort=False, as_index=False).first()
     patients["sex"] = patients["sex"].fillna("unknown")
     if not len(patients):
-        raise InputError("hold no patient", file="sources", remedy="Check the sources in the settings")
+        raise InputError(
+            "holds no patient: the cohort is empty",
+            file=", ".join(source.path for source in settings.sources),
+            remedy="Check the source, or its path in the settings",
+        )
     names = {label: name for table in tables for label, name in table.label_names.items()} | settings.label_names
     own_classes = next((table.classes for table in tables if table.classes), None)
     # The classes of a label file need not be those of the annotators.
@@ -144,7 +150,10 @@ def _labelled_patients(
         labels = pd.concat(found, ignore_index=True) if found else build_table("labels")
     if not len(labels):
         raise InputError(
-            "hold no label", file="sources", field="ingest.labels", remedy="Name a label file in the settings"
+            "the sources hold no label",
+            file="settings",
+            field="ingest.labels",
+            remedy="Name a label file in the settings",
         )
     labels = take_known_labels(labels, names, classes, rejections)
     labelled, classes = assign_labels(patients, labels, classes=classes, rejections=rejections)

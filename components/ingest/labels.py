@@ -78,7 +78,7 @@ def take_known_labels(
     if classes is None:
         return named
     unknown = ~named["label"].isin(["", *classes]) & named["label"].notna()
-    remedy = f"Use one of {', '.join(classes)}, or map it in label_names"
+    remedy = f"Use one of {', '.join(classes)}, or map it in ingest.label_names"
     rejections.malformed(named[unknown], "label", "is not a known label", remedy=remedy)
     return named[~unknown]
 

@@ -47,7 +47,7 @@ def list_location(location: str) -> list[ListedFile]:
     """
     listed = _list_s3(location) if location.startswith(_S3) else _list_local(location)
     if not listed:
-        raise InputError("source is not there, or is empty", file=location, remedy=_NOT_THERE)
+        raise InputError("is not there, or is empty", file=location, remedy=_NOT_THERE)
     return sorted(listed, key=lambda entry: entry.name)
 
 
@@ -81,7 +81,7 @@ def _list_s3(location: str) -> list[ListedFile]:
         objects = [entry for page in pages for entry in page.get("Contents", [])]
     except (BotoCoreError, ClientError, ValueError) as error:
         raise InputError(
-            f"cannot be listed ({type(error).__name__})",
+            f"cannot be listed ({_cause(error)})",
             file=location,
             remedy="Check bucket, credentials and AWS_ENDPOINT_URL in the environment",
         ) from error
@@ -96,6 +96,12 @@ def _list_s3(location: str) -> list[ListedFile]:
         for entry in wanted
         if not entry["Key"].endswith("/")
     ]
+
+
+def _cause(error: Exception) -> str:
+    """Return S3's own word for a refusal, such as NoSuchBucket, else the kind of error."""
+    response = getattr(error, "response", None) or {}
+    return response.get("Error", {}).get("Code") or type(error).__name__
 
 
 def local_copy(location: str, stack: ExitStack) -> Path:
@@ -139,7 +145,7 @@ def _download(location: str, listed: list[ListedFile], folder: Path) -> None:
             list(pool.map(fetch, listed))
     except (BotoCoreError, ClientError) as error:
         raise InputError(
-            f"cannot be downloaded ({type(error).__name__})", file=location, remedy="Check credentials and network"
+            f"cannot be downloaded ({_cause(error)})", file=location, remedy="Check credentials and network"
         ) from error
 
 

@@ -90,7 +90,7 @@ class Rejections:
                 file=str(first["file"]),
                 row=int(first["row"]),
                 field=field,
-                remedy=f"{remedy}, or set on_bad_row: reject to list such rows and go on",
+                remedy=f"{remedy}, or set ingest.on_bad_row to reject, which lists such rows and goes on",
             )
         self.add(rows, field, reason)
 

@@ -41,7 +41,7 @@ def test_malformed_row_ends_the_step_with_one_line_that_names_it(export, ingest,
     assert error.file == file
     assert error.field == field
     assert error.row == row
-    assert "on_bad_row: reject" in error.remedy
+    assert "ingest.on_bad_row to reject" in error.remedy
     assert "\n" not in str(error)
     assert "Example" not in str(error)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["export"]
@@ -97,7 +97,7 @@ def test_folder_of_another_kind_is_no_export(ingest, tmp_path):
 
 def test_cohort_without_patients_is_empty(export, ingest):
     (export / "patients.csv").write_text("mrn,name,sex,birth_date,site\n")
-    with pytest.raises(InputError, match="hold no patient"):
+    with pytest.raises(InputError, match="holds no patient: the cohort is empty"):
         ingest(_source(export))
 
 
@@ -116,8 +116,10 @@ def test_single_class_is_refused(export, ingest):
 
 @pytest.mark.parametrize("on_bad_row", ["fail", "reject"])
 def test_channel_that_is_never_measured_is_refused(export, ingest, on_bad_row):
-    with pytest.raises(InputError, match="channel lactate is never measured"):
+    with pytest.raises(InputError, match="channel lactate is never measured") as raised:
         ingest(_source(export), channels=["heart_rate", "lactate"], on_bad_row=on_bad_row)
+    # The channels that there would be, also those that were not chosen.
+    assert "blood_glucose" in raised.value.remedy and "lactate" not in raised.value.remedy
 
 
 def test_channel_that_nobody_knows_is_refused(export, ingest):
