@@ -24,7 +24,7 @@ WORKSPACE = Path("workspace")
 
 
 class _Commands(click.Group):
-    """A group that tells of bad input in one line, with exit code 2."""
+    """A group that tells of bad input, and of places that can't be read or written, in one line."""
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command."""
@@ -33,6 +33,12 @@ class _Commands(click.Group):
         except InputError as error:
             click.echo(f"vitalfuse: {error}", err=True)
             sys.exit(2)
+        except OSError as error:
+            # Without a file name it is no matter of the user's paths or disk.
+            if error.filename is None:
+                raise
+            click.echo(f"vitalfuse: {error.filename}: {error.strerror}", err=True)
+            sys.exit(1)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -93,13 +99,15 @@ def run(config: str, overrides: tuple[str, ...], workspace: Path | None) -> None
 
 
 def _print_failure(outcome: RunOutcome) -> None:
-    from pipelines.local import failure_lines
+    from pipelines.local import failure_lines, failure_logs
 
     if outcome.exit_code == 130:
         click.echo("vitalfuse: interrupted; run again to go on from the finished steps", err=True)
         return
     for line in failure_lines(outcome):
         click.echo(f"vitalfuse: {line}", err=True)
+    for log in failure_logs(outcome):
+        click.echo(f"full log  {_relative(log)}")
 
 
 def _print_result(console: Console, settings: Settings, outcome: RunOutcome) -> None:
@@ -210,7 +218,8 @@ def generate(output: Path, patients: int, seed: int, days: int, layout: str, fil
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(
-            first["msg"].removeprefix("Value error, "), field=f"--{first['loc'][0]}" if first["loc"] else None
+            f"{first['msg'].removeprefix('Value error, ')}; received {first['input']!r}",
+            field=f"--{first['loc'][0]}" if first["loc"] else None,
         ) from error
     generate_source(output, settings, progress=lambda text: click.echo(text, err=True))
     click.echo(f"wrote {output}: {patients} synthetic patients")

@@ -317,15 +317,27 @@ def failure_lines(outcome: RunOutcome) -> list[str]:
         outcome: A run that failed.
 
     Returns:
-        Cause and log file of each failed step; where no step tells of a failure, the last line of KFP's own log.
+        One line a failed step; where no step tells of a failure, the last line of KFP's own log.
     """
-    lines = []
-    for state in outcome.steps:
-        if state.state == "failed":
-            log = f"\n  full log: {state.event.log}" if state.event and state.event.log else ""
-            lines.append(f"{state.name}: {state.text}{log}")
-    if not lines:
-        log_file = outcome.run_folder / "logs" / "kfp.log"
-        tail = [line for line in log_file.read_text().splitlines() if line.strip()][-1:]
-        lines.append(f"the run stopped: {' '.join(tail)}\n  full log: {log_file}")
-    return lines
+    failed = [f"{state.name}: {state.text}" for state in outcome.steps if state.state == "failed"]
+    if failed:
+        return failed
+    tail = [line for line in _kfp_log(outcome).read_text().splitlines() if line.strip()][-1:]
+    return [f"the run stopped: {' '.join(tail)}"]
+
+
+def failure_logs(outcome: RunOutcome) -> list[Path]:
+    """Return the log files that tell more of a failure.
+
+    Args:
+        outcome: A run that failed.
+
+    Returns:
+        The logs of the failed steps, else KFP's own.
+    """
+    events = [state.event for state in outcome.steps if state.state == "failed"]
+    return [Path(event.log) for event in events if event and event.log] or [_kfp_log(outcome)]
+
+
+def _kfp_log(outcome: RunOutcome) -> Path:
+    return outcome.run_folder / "logs" / "kfp.log"

@@ -158,7 +158,10 @@ def _apply_override(content: dict, override: str) -> None:
     section: dict | list = content
     for parent in parents:
         section = _subsection(section, parent, key)
-    section[_key(section, last)] = yaml.safe_load(value)
+    try:
+        section[_key(section, last)] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"the value in {override!r} is not valid YAML", field="--set", remedy="Quote it") from error
 
 
 def _subsection(section: dict | list, name: str, key: str) -> dict | list:
@@ -184,11 +187,20 @@ def _readable(error: ValidationError, path: Path) -> InputError:
     field = ".".join(location) or None
     if first["type"] == "extra_forbidden":
         valid = _valid_keys(Settings, location[:-1])
+        nearest = _nearest(location[-1], valid)
         return InputError(
-            "there is no such setting", file=str(path), field=field, remedy=_nearest(location[-1], valid).capitalize()
+            "there is no such setting", file=str(path), field=field, remedy=nearest[0].upper() + nearest[1:]
         )
     if first["type"] == "missing":
         return InputError("the setting is missing", file=str(path), field=field, remedy="Add it; see docs/settings.md")
+    if first["type"] == "union_tag_invalid":
+        tag, valid = first["ctx"]["tag"], first["ctx"]["expected_tags"].replace("'", "").split(", ")
+        return InputError(
+            f"there is no {tag!r}; {_nearest(tag, valid)}",
+            file=str(path),
+            field=f"{field}.{first['ctx']['discriminator'].strip(chr(39))}",
+            remedy="See docs/settings.md",
+        )
     message = first["msg"].removeprefix("Value error, ")
     received = "" if first["type"] == "value_error" else f"; received {first['input']!r}"
     return InputError(f"{message}{received}", file=str(path), field=field, remedy="See docs/settings.md")

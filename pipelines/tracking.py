@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -70,13 +71,27 @@ def prepare_store(settings: Settings) -> Store:
         The store.
 
     Raises:
-        InputError: The server can't be reached, or refuses.
+        InputError: The server can't be reached, or refuses; or the workspace can't be written.
     """
     uri = tracking_uri(settings)
-    settings.workspace.mkdir(parents=True, exist_ok=True)
+    if uri.startswith("file:") or ("://" not in uri and uri != "databricks"):
+        raise InputError(
+            f"{uri!r} is neither a server nor a database; MLflow's store of plain files is retired",
+            field="tracking.uri",
+            remedy="Give http://host:port, or sqlite:///folder/mlflow.db",
+        )
+    try:
+        settings.workspace.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"can't be made ({error.strerror})",
+            file=str(settings.workspace),
+            field="workspace",
+            remedy="Name a folder that you may write to",
+        ) from error
     with _few_retries():
-        client = _client(uri)
         try:
+            client = _client(uri)
             experiment = client.get_experiment_by_name(settings.tracking.experiment)
             if experiment is None:
                 local = uri.startswith("sqlite")
@@ -85,7 +100,7 @@ def prepare_store(settings: Settings) -> Store:
                 experiment = client.get_experiment(experiment_id)
         except Exception as error:
             raise InputError(
-                f"the MLflow server at {_without_password(uri)} can't be used ({_cause(error)})",
+                f"the MLflow server at {_without_passwords(uri)} can't be used ({_cause(error)})",
                 field="tracking.uri",
                 remedy="Start the server, or correct the setting or MLFLOW_TRACKING_URI; without both, SQLite is used",
             ) from error
@@ -111,7 +126,7 @@ def _client(uri: str) -> MlflowClient:
 @contextmanager
 def _few_retries() -> Iterator[None]:
     """Let MLflow's client give up within seconds instead of minutes."""
-    wanted = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    wanted = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update({name: value for name, value in wanted.items() if before[name] is None})
     try:
@@ -122,9 +137,9 @@ def _few_retries() -> Iterator[None]:
                 os.environ.pop(name, None)
 
 
-def _without_password(uri: str) -> str:
-    scheme, separator, rest = uri.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+def _without_passwords(text: str) -> str:
+    """Cut user and password out of every URI in a text."""
+    return re.sub(r"://[^/\s@]+@", "://", text)
 
 
 def _cause(error: Exception) -> str:
@@ -133,7 +148,7 @@ def _cause(error: Exception) -> str:
     for hint in ("Connection refused", "Name or service not known", "timed out", "UNAUTHENTICATED", "401", "403"):
         if hint.lower() in str(error).lower():
             return hint
-    return text[:200]
+    return _without_passwords(text)[:200]
 
 
 def open_parent_run(store: Store, settings: Settings, tags: dict[str, str]) -> str:
