@@ -76,7 +76,7 @@ def _facts(results: Results, settings: CompareSettings) -> list[tuple[str, str]]
         ("Classes", f"{len(shown)}: {', '.join(shown)}"),
         (
             "Series",
-            f"{manifest.steps} steps of {manifest.step_seconds:g} s; channels: "
+            f"{manifest.steps} steps of {duration(manifest.step_seconds)}; channels: "
             + ", ".join(readable(name) for name in manifest.channel_names),
         ),
         ("Images", f"{image.height} × {image.width} × {image.channels}" if image else "none in this cohort"),
@@ -251,3 +251,19 @@ def _limits_section(results: Results, settings: CompareSettings) -> Section:
     if results.inputs.features.manifest.synthetic:
         items.insert(0, "The cohort was generated: how well a model does on it says nothing of real patients.")
     return Section(anchor="limits", title="Limits", items=items)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in the largest unit that makes it a short number, such as "6 h".
+
+    Args:
+        seconds: The duration, above 0.
+
+    Returns:
+        A number and days, h, min or s.
+    """
+    for size, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
+        if seconds >= size and (seconds / size * 4).is_integer():
+            number = f"{seconds / size:g}"
+            return f"{number} {'day' if (number, unit) == ('1', 'days') else unit}"
+    return f"{seconds:g} s"
