@@ -4,7 +4,9 @@ VENV_VALIDATE := .venv-validate
 BIN := $(VENV)/bin
 # uv where it is there, else pip.
 UV := $(shell command -v uv 2>/dev/null)
-PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do command -v $$p && break; done)
+# The first that runs (a version manager's stand-in may be there and not run) and is 3.11, 3.12 or 3.13.
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 WORKSPACE ?= workspace
 CONFIG ?= demo
 

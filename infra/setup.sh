@@ -29,9 +29,9 @@ install_farmhash() {  # install_farmhash LOCK
 
 imports_tfdv() { "$1" -c 'import tensorflow_data_validation' >/dev/null 2>&1; }
 
-[ -n "$python" ] || fail "no python3 found; install Python 3.11, 3.12 or 3.13"
+[ -n "$python" ] || fail "no Python 3.11, 3.12 or 3.13 found; install one, or name it: make PYTHON=/path/to/python3"
 "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' ||
-    fail "$("$python" --version) found; vitalfuse needs Python 3.11, 3.12 or 3.13 (make PYTHON=...)"
+    fail "$python is no Python 3.11, 3.12 or 3.13"
 
 case $what in
 main)
@@ -55,8 +55,11 @@ validate)
     else
         echo "setup: $folder for TFDV (about 2 GB)"
         # TFDV 1.16.1, the newest for an older glibc, has wheels for Python 3.9 to 3.11.
-        older=$(command -v python3.11 || true)
-        if [ -z "$older" ] && "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; then older=$python; fi
+        older=
+        for candidate in python3.11 "$python"; do
+            if [ -z "$older" ] && "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null
+            then older=$candidate; fi
+        done
         [ -n "$older" ] || fail "TFDV needs glibc 2.39 or Python 3.11 on this machine; install python3.11"
         create "$older" "$folder"
         grep -v '^pyfarmhash==' infra/locks/requirements-validate.txt > "$folder/requirements.txt"
