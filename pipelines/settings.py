@@ -143,7 +143,7 @@ def load_settings(path: Path, overrides: list[str] | None = None) -> Settings:
     try:
         return Settings.model_validate(content)
     except ValidationError as error:
-        raise _readable(error, path) from error
+        raise _readable(error, path, content) from error
 
 
 def _apply_override(content: dict, override: str) -> None:
@@ -180,11 +180,11 @@ def _key(section: dict | list, name: str) -> Any:
     return int(name) if isinstance(section, list) else name
 
 
-def _readable(error: ValidationError, path: Path) -> InputError:
+def _readable(error: ValidationError, path: Path, content: dict) -> InputError:
     """Turn the first of pydantic's complaints into one line."""
     first = error.errors()[0]
     location = [str(part) for part in first["loc"]]
-    field = ".".join(location) or None
+    field = ".".join(_written_keys(first["loc"], content)) or None
     if first["type"] == "extra_forbidden":
         valid = _valid_keys(Settings, location[:-1])
         nearest = _nearest(location[-1], valid)
@@ -204,6 +204,17 @@ def _readable(error: ValidationError, path: Path) -> InputError:
     message = first["msg"].removeprefix("Value error, ")
     received = "" if first["type"] == "value_error" else f"; received {first['input']!r}"
     return InputError(f"{message}{received}", file=str(path), field=field, remedy="See docs/settings.md")
+
+
+def _written_keys(location: tuple[int | str, ...], content: Any) -> list[str]:
+    """Return a place as the user wrote it: without the tags of unions, which pydantic puts between the keys."""
+    keys: list[str] = []
+    for part in location[:-1]:
+        if isinstance(content, dict) and part not in content:
+            continue
+        keys.append(str(part))
+        content = content[part] if isinstance(content, dict | list) else None
+    return keys + [str(part) for part in location[-1:]]
 
 
 def _nearest(name: str, valid: list[str]) -> str:

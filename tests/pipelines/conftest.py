@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from components.ingest.demo.generate import generate_source
+from components.ingest.demo.settings import DemoSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = {
+    "name": "tiny",
+    "models": ["cnn_lstm_attention", "random_forest"],
+    "ingest": {"name": "tiny", "sources": [{"format": "export", "path": "source"}]},
+    "preprocess": {"step": "1d", "steps": 3, "folds": 2, "test_fraction": 0.25},
+}
+
+
+@pytest.fixture(scope="session")
+def demo_source(tmp_path_factory) -> Path:
+    """A small export of the demo generator, to copy and leave alone."""
+    folder = tmp_path_factory.mktemp("demo") / "source"
+    generate_source(folder, DemoSettings(patients=40, days=3, seed=3, image_size=(16, 16)))
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path, demo_source, monkeypatch) -> Path:
+    """A working directory with a source of its own and settings.yaml; the environment names no other store."""
+    for name in list(os.environ):
+        if name.startswith(("MLFLOW_", "VITALFUSE_", "AWS_")):
+            monkeypatch.delenv(name)
+    shutil.copytree(demo_source, tmp_path / "source")
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(TINY))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def vitalfuse() -> Callable[..., Result]:
+    """Call a command in this process, for those that end at once."""
+
+    def call(*arguments: str) -> Result:
+        from pipelines.cli import main
+
+        return CliRunner().invoke(main, list(arguments))
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def vitalfuse_process() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Call a command in a process of its own, as a user does."""
+
+    def call(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "VITALFUSE_"))}
+        python = os.environ.get("VALIDATE_PYTHON", str(ROOT / ".venv-validate" / "bin" / "python"))
+        return subprocess.run(
+            [sys.executable, "-m", "pipelines.cli", *arguments],
+            cwd=folder,
+            env={**clean, "VALIDATE_PYTHON": python, "TF_CPP_MIN_LOG_LEVEL": "2", "COLUMNS": "100"},
+            capture_output=True,
+            text=True,
+        )
+
+    return call
