@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 CHALLENGER = "challenger"
 CHAMPION = "champion"
 REGISTRATION_FILE = "registration.json"
+# A registered model is handed on: the test rows' pseudonyms and labels stay behind.
+_NOT_SHIPPED = ("predictions.parquet", "record.json")
 
 
 def register_model(
@@ -87,17 +91,32 @@ def _log_model(candidate: Path) -> str:
 
     from serving import package
 
-    info = mlflow.pyfunc.log_model(
-        name="model",
-        python_model=str(package.MODEL_SCRIPT),
-        artifacts={package.ARTIFACT: str(candidate)},
-        code_paths=package.code_paths(),
-        signature=package.signature(candidate),
-        input_example=package.input_example(candidate),
-        pip_requirements=package.requirements(),
-        metadata=package.metadata(candidate),
-    )
+    with tempfile.TemporaryDirectory(prefix="vitalfuse-model-") as temporary:
+        shipped = copy_shipped_files(candidate, Path(temporary) / "model")
+        info = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(package.MODEL_SCRIPT),
+            artifacts={package.ARTIFACT: str(shipped)},
+            code_paths=package.code_paths(),
+            signature=package.signature(candidate),
+            input_example=package.input_example(candidate),
+            pip_requirements=package.requirements(),
+            metadata=package.metadata(candidate),
+        )
     return info.model_uri
+
+
+def copy_shipped_files(candidate: Path, target: Path) -> Path:
+    """Copy what travels with a registered model: everything but what tells of single patients.
+
+    Args:
+        candidate: Output of ``train``.
+        target: Folder to make.
+
+    Returns:
+        The target.
+    """
+    return Path(shutil.copytree(candidate, target, ignore=shutil.ignore_patterns(*_NOT_SHIPPED)))
 
 
 def version_tags(features: Features, candidate: Path, comparison: Path, run_id: str) -> dict[str, str]:
@@ -131,16 +150,16 @@ def _value(metric: float | dict) -> float:
 
 
 def folder_digest(folder: Path) -> str:
-    """Return the SHA-256 of the files below a folder, names included.
+    """Return the SHA-256 of the files of a model folder that are registered, names included.
 
     Args:
-        folder: A model folder.
+        folder: Output of ``train``, or the registered copy of it, which gives the same digest.
 
     Returns:
         Hexadecimal digits.
     """
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in _NOT_SHIPPED):
         digest.update(str(path.relative_to(folder)).encode() + b"\0")
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
