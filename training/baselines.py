@@ -8,7 +8,6 @@ from keras import layers, ops
 from training.data import InputSpec
 from training.encoders import (
     Cell,
-    centred_image,
     image_tokens,
     sinusoids,
     time_tokens,
@@ -31,7 +30,7 @@ def build_cnn(spec: InputSpec, settings: NetworkSettings) -> keras.Model:
     """
     inputs = network_inputs(spec, ("image",), settings.text_length)
     tokens = image_tokens(inputs["image"], settings)
-    pooled = ops.concatenate([ops.mean(tokens, axis=1), ops.max(tokens, axis=1)], axis=-1)
+    pooled = layers.Flatten(name="image_flat")(tokens)
     return _classifier(inputs, ("image",), pooled, spec, settings, "cnn")
 
 
@@ -73,9 +72,7 @@ def build_transformer(
     for place, name in enumerate(modalities):
         part = _LINEAR_TOKENS[name](inputs, settings, words, dimensions)
         positions = sinusoids(part.shape[1], settings.units)
-        kind = layers.Dense(settings.units, use_bias=False, name=f"{name}_kind")(
-            ops.ones_like(part[:, :1, :1])
-        )
+        kind = layers.Dense(settings.units, use_bias=False, name=f"{name}_kind")(ops.ones_like(part[:, :1, :1]))
         tokens.append(part + positions + kind)
         mask = word_mask(inputs["tokens"]) if name == "text" else ops.ones_like(part[:, :, 0])
         masks.append(mask * present[:, place : place + 1])
@@ -107,20 +104,19 @@ def _classifier(
     return keras.Model(inputs, {"probabilities": probabilities}, name=name)
 
 
-def _series_patches(
-    inputs: dict, settings: NetworkSettings, words: int, dimensions: int
-) -> keras.KerasTensor:
+def _series_patches(inputs: dict, settings: NetworkSettings, words: int, dimensions: int) -> keras.KerasTensor:
     observed = ops.cast(inputs["series_observed"], "float32")
     both = ops.concatenate([inputs["series"], observed], axis=-1)
-    stride = settings.time_stride
+    # Coarser than the recurrent tokens: attention costs the square of their number.
+    stride = 2 * settings.time_stride
     return layers.Conv1D(settings.units, stride, strides=stride, padding="same", name="series_patches")(both)
 
 
 def _image_patches(inputs: dict, settings: NetworkSettings, words: int, dimensions: int) -> keras.KerasTensor:
-    centred = centred_image(inputs["image"], settings)
-    # Patches of a sixth of the side, so that any size gives at most 36 of them.
-    size = (max(-(-centred.shape[1] // 6), 1), max(-(-centred.shape[2] // 6), 1))
-    patches = layers.Conv2D(settings.units, size, strides=size, padding="same", name="image_patches")(centred)
+    image = inputs["image"]
+    # Patches of a quarter of the side, so that any size gives at most 16 of them.
+    size = (max(-(-image.shape[1] // 4), 1), max(-(-image.shape[2] // 4), 1))
+    patches = layers.Conv2D(settings.units, size, strides=size, padding="same", name="image_patches")(image)
     return layers.Reshape((patches.shape[1] * patches.shape[2], settings.units), name="image_places")(patches)
 
 

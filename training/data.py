@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 
-import keras
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
@@ -78,39 +77,6 @@ def gather(features: Features, rows: np.ndarray, modalities: tuple[str, ...]) ->
     return inputs
 
 
-def series_statistics(features: Features, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of each channel over the measured cells of some rows (eq. 3).
-
-    Args:
-        features: The features.
-        rows: int ``[m]``, the rows to learn from.
-
-    Returns:
-        Two float32 ``[channels]``; a channel that is never measured, or is constant, gets a variance of 1.
-    """
-    channels = len(features.manifest.channels)
-    count, total, squares = np.zeros(channels), np.zeros(channels), np.zeros(channels)
-    # The first measured value of a channel as an offset keeps the sum of squares accurate.
-    offset = np.zeros(channels)
-    for start in range(0, len(rows), PREDICTION_BATCH):
-        part = rows[start : start + PREDICTION_BATCH]
-        observed = np.asarray(features.series_observed[part])
-        values = np.asarray(features.series[part], dtype=np.float64)
-        new = (count == 0) & observed.any(axis=(0, 1))
-        flat = np.where(observed, values, 0.0).reshape(-1, channels)
-        first = observed.reshape(-1, channels).argmax(axis=0)
-        offset = np.where(new, flat[first, np.arange(channels)], offset)
-        centred = np.where(observed, values - offset, 0.0)
-        count += observed.sum(axis=(0, 1))
-        total += centred.sum(axis=(0, 1))
-        squares += (centred**2).sum(axis=(0, 1))
-    seen = np.maximum(count, 1)
-    mean = total / seen
-    variance = squares / seen - mean**2
-    variance = np.where(variance > 1e-12 * np.maximum(offset**2, 1e-12), variance, 1.0)
-    return (mean + offset).astype(np.float32), variance.astype(np.float32)
-
-
 def class_weights(labels: np.ndarray, classes: int, mode: ClassWeight) -> np.ndarray:
     """Weight of each class in the loss, from the rows that are fitted on.
 
@@ -130,7 +96,7 @@ def class_weights(labels: np.ndarray, classes: int, mode: ClassWeight) -> np.nda
 
 
 def validation_split(
-    features: Features, rows: np.ndarray, fraction: float, seed: int
+    features: Features, rows: np.ndarray, fraction: float, seed: int, part: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Divide training rows into a part to fit on and a part for early stopping: by patient, stratified.
 
@@ -139,6 +105,7 @@ def validation_split(
         rows: int ``[m]``, training rows.
         fraction: Share of the rows in the second part, about.
         seed: Seed of the division.
+        part: Which of the parts to validate on, counted round; different parts do not overlap.
 
     Returns:
         Rows to fit on and rows to validate on, both sorted.
@@ -153,13 +120,12 @@ def validation_split(
     with warnings.catch_warnings():
         # Classes with fewer patients than parts are allowed here: early stopping then does not see them.
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
-        fit, validate = next(splitter.split(np.zeros(len(rows)), labels, groups))
+        divisions = list(splitter.split(np.zeros(len(rows)), labels, groups))
+    fit, validate = divisions[part % len(divisions)]
     return np.sort(rows[fit]), np.sort(rows[validate])
 
 
-def augment(
-    inputs: dict, modalities: tuple[str, ...], settings: NetworkSettings, random: np.random.Generator
-) -> dict:
+def augment(inputs: dict, modalities: tuple[str, ...], settings: NetworkSettings, random: np.random.Generator) -> dict:
     """Make a training batch harder, so that the network neither leans on one modality nor learns samples by heart.
 
     Hides whole modalities (one that the sample has always stays), makes single words unknown, and shifts images by
@@ -187,9 +153,7 @@ def augment(
     return changed
 
 
-def _hide_modalities(
-    present: np.ndarray, used: list[int], chance: float, random: np.random.Generator
-) -> np.ndarray:
+def _hide_modalities(present: np.ndarray, used: list[int], chance: float, random: np.random.Generator) -> np.ndarray:
     kept = present.copy()
     scores = random.random((len(present), len(used)))
     # Among the modalities that a sample has, the one with the highest score is never hidden.
@@ -206,26 +170,3 @@ def _shift_images(images: np.ndarray, largest: int, random: np.random.Generator)
     rows = np.clip(np.arange(height) + down[:, None], 0, height - 1)
     columns = np.clip(np.arange(width) + right[:, None], 0, width - 1)
     return images[np.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None, :]]
-
-
-def build_standardiser(mean: np.ndarray, variance: np.ndarray, steps: int, clip: float) -> keras.Model:
-    """Build the z-score layer (eq. 3), as a model from raw series to finite standardised series.
-
-    Args:
-        mean: float32 ``[channels]``, from ``series_statistics`` of training rows.
-        variance: float32 ``[channels]``.
-        steps: Steps of the grid.
-        clip: Limit of the result in standard deviations.
-
-    Returns:
-        A model float32 ``[batch, steps, channels]`` to the same shape: (x - mean) / deviation within ±clip; NaN
-        becomes 0, the mean.
-    """
-    series = keras.Input((steps, len(mean)), dtype="float32", name="series")
-    normalisation = keras.layers.Normalization(axis=-1, mean=mean, variance=variance, name="z_score")
-    scaled = normalisation(series)
-    # As arrays they are constants of every graph; the ONNX export takes Keras's tensors for inputs.
-    normalisation.mean = np.asarray(normalisation.mean)
-    normalisation.variance = np.asarray(normalisation.variance)
-    finite = keras.ops.where(keras.ops.isnan(scaled), 0.0, scaled)
-    return keras.Model(series, keras.ops.clip(finite, -clip, clip), name="standardise")

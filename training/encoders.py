@@ -18,17 +18,15 @@ def image_tokens(image: keras.KerasTensor, settings: NetworkSettings) -> keras.K
     """Convolution and max pooling (sections 5 and 6 of the paper): spatial tokens of an image.
 
     Args:
-        image: float32 ``[batch, height, width, channels]`` in [0, 1].
+        image: float32 ``[batch, height, width, channels]``, standardised.
         settings: Filters of each block; a block halves height and width while they exceed 2 pixels.
 
     Returns:
         ``[batch, places, units]``.
     """
-    hidden = centred_image(image, settings)
+    hidden = image
     for block, filters in enumerate(settings.image_filters):
-        hidden = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"image_convolution_{block}")(
-            hidden
-        )
+        hidden = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"image_convolution_{block}")(hidden)
         hidden = layers.GroupNormalization(groups=1, name=f"image_normalisation_{block}")(hidden)
         hidden = layers.Activation("relu", name=f"image_relu_{block}")(hidden)
         if min(hidden.shape[1:3]) > 2:
@@ -38,19 +36,22 @@ def image_tokens(image: keras.KerasTensor, settings: NetworkSettings) -> keras.K
     return layers.Dense(settings.units, activation="relu", name="image_tokens")(tokens)
 
 
-def centred_image(image: keras.KerasTensor, settings: NetworkSettings) -> keras.KerasTensor:
-    """Average an image down and centre it on its own mean: no statistic of other samples is needed.
+def image_layout(image: keras.KerasTensor, tokens: keras.KerasTensor, settings: NetworkSettings) -> keras.KerasTensor:
+    """Where in the image what is: all spatial tokens and a coarse view side by side, which pooling would lose.
 
     Args:
-        image: float32 ``[batch, height, width, channels]`` in [0, 1].
-        settings: Side to average down to.
+        image: float32 ``[batch, height, width, channels]``, standardised.
+        tokens: ``[batch, places, units]``, from ``image_tokens``.
+        settings: Sizes.
 
     Returns:
-        ``[batch, smaller height, smaller width, channels]``, in about [-2, 2].
+        ``[batch, units]``.
     """
-    factor = max(round(min(image.shape[1:3]) / settings.image_size), 1)
-    hidden = layers.AveragePooling2D(factor, name="image_average")(image) if factor > 1 else image
-    return (hidden - ops.mean(hidden, axis=(1, 2), keepdims=True)) * 4.0
+    factor = max(min(image.shape[1:3]) // 8, 1)
+    coarse = layers.AveragePooling2D(factor, name="image_coarse")(image) if factor > 1 else image
+    parts = [layers.Flatten(name="image_coarse_flat")(coarse), layers.Flatten(name="image_tokens_flat")(tokens)]
+    both = layers.Dropout(settings.dropout, name="image_layout_dropout")(ops.concatenate(parts, axis=-1))
+    return layers.Dense(settings.units, activation="relu", name="image_layout")(both)
 
 
 def time_tokens(
@@ -94,9 +95,7 @@ def series_summary(series: keras.KerasTensor, observed: keras.KerasTensor) -> ke
     """
     count = ops.sum(observed, axis=1)
     mean = ops.sum(series * observed, axis=1) / ops.maximum(count, 1.0)
-    spread = ops.sum(ops.square(series - ops.expand_dims(mean, 1)) * observed, axis=1) / ops.maximum(
-        count, 1.0
-    )
+    spread = ops.sum(ops.square(series - ops.expand_dims(mean, 1)) * observed, axis=1) / ops.maximum(count, 1.0)
     first, last = series[:, 0, :], series[:, -1, :]
     parts = [
         mean,
@@ -132,9 +131,7 @@ def number_embedding(numbers: keras.KerasTensor, settings: NetworkSettings, name
         bias_initializer=keras.initializers.RandomUniform(-1.0, 1.0),
         name=f"{name}_hinges",
     )(numbers)
-    flat = layers.Dropout(settings.dropout, name=f"{name}_dropout")(
-        layers.Flatten(name=f"{name}_flat")(hinges)
-    )
+    flat = layers.Dropout(settings.dropout, name=f"{name}_dropout")(layers.Flatten(name=f"{name}_flat")(hinges))
     return layers.Dense(2 * settings.units, activation="relu", name=name)(flat)
 
 
@@ -156,9 +153,7 @@ def word_embedding(
     return table(tokens) * ops.expand_dims(word_mask(tokens), -1)
 
 
-def word_tokens(
-    vectors: keras.KerasTensor, mask: keras.KerasTensor, settings: NetworkSettings
-) -> keras.KerasTensor:
+def word_tokens(vectors: keras.KerasTensor, mask: keras.KerasTensor, settings: NetworkSettings) -> keras.KerasTensor:
     """Word tokens with their neighbours; a note's padding has no influence on them.
 
     Args:

@@ -9,6 +9,7 @@ from data_schemas.features import MODALITIES
 from training.data import InputSpec
 from training.encoders import (
     attention_pool,
+    image_layout,
     image_tokens,
     masked_softmax,
     number_embedding,
@@ -21,9 +22,7 @@ from training.encoders import (
 from training.settings import NetworkSettings
 
 
-def network_inputs(
-    spec: InputSpec, modalities: tuple[str, ...], text_length: int
-) -> dict[str, keras.KerasTensor]:
+def network_inputs(spec: InputSpec, modalities: tuple[str, ...], text_length: int) -> dict[str, keras.KerasTensor]:
     """Make the input tensors of a network.
 
     Args:
@@ -99,15 +98,12 @@ def build_fusion(
     weights = _modality_attention(vectors, present, settings)
     # Weighted vectors side by side: evidence of one modality adds to, and never averages away, another's.
     weighted = [
-        ops.where(present[:, i : i + 1] > 0, vector * weights[:, i : i + 1], 0.0)
-        for i, vector in enumerate(vectors)
+        ops.where(present[:, i : i + 1] > 0, vector * weights[:, i : i + 1], 0.0) for i, vector in enumerate(vectors)
     ]
     joint = ops.concatenate(weighted, axis=-1) if len(weighted) > 1 else weighted[0]
     joint = layers.Dense(settings.units, activation="relu", name="joint")(joint)
     joint = layers.Dropout(settings.dropout, name="joint_dropout")(joint)
-    outputs["probabilities"] = layers.Dense(len(spec.classes), activation="softmax", name="probabilities")(
-        joint
-    )
+    outputs["probabilities"] = layers.Dense(len(spec.classes), activation="softmax", name="probabilities")(joint)
     outputs["modality_attention"] = _in_order(weights, modalities)
     return keras.Model(inputs, outputs, name="cnn_lstm_attention")
 
@@ -129,7 +125,7 @@ def _image_vector(
 ) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     tokens = image_tokens(inputs["image"], settings)
     pooled, weights = attention_pool(tokens, None, settings, "image")
-    both = ops.concatenate([pooled, ops.max(tokens, axis=1)], axis=-1)
+    both = ops.concatenate([pooled, image_layout(inputs["image"], tokens, settings)], axis=-1)
     return layers.Dense(settings.units, name="image_vector")(both), weights
 
 

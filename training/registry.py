@@ -9,7 +9,8 @@ import numpy as np
 from data_schemas.features import Features
 from training.data import InputSpec
 from training.names import MODEL_NAMES
-from training.neural import NEURAL_MODALITIES, FitReport, NeuralModel
+from training.networks import NEURAL_MODALITIES
+from training.neural import FitReport, NeuralModel
 from training.settings import TrainingSettings
 from training.tabular import TABULAR_NAMES, TabularModel
 from training.text import TextEmbedding
@@ -69,7 +70,5 @@ def create_model(name: str, settings: TrainingSettings, spec: InputSpec) -> Diag
         def embed(texts: list[str]) -> TextEmbedding:
             return fit_embedding(texts, words)
 
-        return NeuralModel(
-            name, spec, settings, words=words.max_words, dimensions=words.dimensions, embed=embed
-        )
+        return NeuralModel(name, spec, settings, words=words.max_words, dimensions=words.dimensions, embed=embed)
     raise ValueError(f"There are the models {', '.join(MODEL_NAMES)}; received {name!r}.")

@@ -101,10 +101,7 @@ def summary_table(features: Features, spec: InputSpec, image_size: int) -> pd.Da
     }
     if "series" in spec.modalities:
         series = np.concatenate(
-            [
-                series_features(features.series[part], np.asarray(features.series_observed[part]))
-                for part in chunks
-            ]
+            [series_features(features.series[part], np.asarray(features.series_observed[part])) for part in chunks]
         )
         names = [f"series:{channel}:{statistic}" for channel in spec.channels for statistic in STATISTICS]
         columns |= dict(zip(names, series.T, strict=True))

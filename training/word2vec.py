@@ -10,12 +10,17 @@ from gensim.models import Word2Vec
 from training.settings import WordEmbeddingSettings
 from training.text import TextEmbedding, tokenize
 
+# Words of this frequency have half the length of the rarest ones.
+_RARE = 1e-3
+
 
 def fit_embedding(texts: Sequence[str], settings: WordEmbeddingSettings) -> TextEmbedding:
     """Fit Word2Vec on the given notes and on nothing else.
 
-    One worker and a fixed seed make it deterministic. Vectors are scaled to a root mean square of 1, the scale of
-    the other inputs of the network; an unknown word gets the mean vector.
+    One worker and a fixed seed make it deterministic. A vector's direction is Word2Vec's; its length falls with the
+    word's frequency p as a / (a + p) (smooth inverse frequency, Arora et al. 2017), so that the words of every
+    note do not drown the telling ones. All are scaled to a root mean square of 1, the scale of the other inputs of the
+    network; an unknown word gets the mean vector.
 
     Args:
         texts: Notes of training rows; empty ones are skipped.
@@ -40,8 +45,11 @@ def fit_embedding(texts: Sequence[str], settings: WordEmbeddingSettings) -> Text
     if not len(model.wv):
         return TextEmbedding.empty(settings.dimensions)
     model.train(sentences, total_examples=model.corpus_count, epochs=settings.epochs)
-    words = np.asarray(model.wv.vectors, dtype=np.float32)
-    words = words / max(float(np.sqrt(np.mean(words**2))), 1e-12)
+    counts = np.array([model.wv.get_vecattr(word, "count") for word in model.wv.index_to_key], dtype=np.float64)
+    rarity = _RARE / (_RARE + counts / counts.sum())
+    words = np.asarray(model.wv.vectors, dtype=np.float64)
+    words = words / np.maximum(np.linalg.norm(words, axis=1, keepdims=True), 1e-12) * rarity[:, None]
+    words = (words / np.sqrt(np.mean(words**2))).astype(np.float32)
     reserved = np.stack([np.zeros(settings.dimensions, dtype=np.float32), words.mean(axis=0)])
     return TextEmbedding(
         vocabulary=["", "<unknown>", *model.wv.index_to_key], vectors=np.concatenate([reserved, words])

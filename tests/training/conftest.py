@@ -18,6 +18,7 @@ def features(tmp_path_factory):
 @pytest.fixture(scope="session")
 def settings():
     return TrainingSettings(
+        members=2,
         network={
             "units": 8,
             "image_filters": (4, 8),

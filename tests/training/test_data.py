@@ -10,10 +10,8 @@ from tests.training.synthetic import make_features
 from training.data import (
     InputSpec,
     augment,
-    build_standardiser,
     class_weights,
     gather,
-    series_statistics,
     validation_split,
 )
 from training.settings import NetworkSettings
@@ -26,32 +24,6 @@ def test_spec_leaves_out_what_no_training_row_has(tmp_path):
     assert spec.modalities == ("series",)
     assert spec.image is None
     assert spec.classes == ("class 0", "class 1")
-
-
-def test_statistics_are_those_of_observed_training_cells(features):
-    rows = features.train_rows[:40]
-    mean, variance = series_statistics(features, rows)
-    observed = np.where(features.series_observed[rows], features.series[rows].astype(np.float64), np.nan)
-    np.testing.assert_allclose(mean, np.nanmean(observed, axis=(0, 1)), rtol=1e-6)
-    np.testing.assert_allclose(variance, np.nanvar(observed, axis=(0, 1)), rtol=1e-5)
-
-
-def test_statistics_of_channels_never_measured_or_constant(features, tmp_path):
-    copy = make_features(tmp_path, patients=12, classes=2, channels=2)
-    series, observed = np.array(copy.series), np.array(copy.series_observed)
-    series[:, :, 0], observed[:, :, 0] = np.nan, False
-    series[:, :, 1] = 98.6
-    np.save(tmp_path / "series.npy", series)
-    np.save(tmp_path / "series_observed.npy", observed)
-    mean, variance = series_statistics(type(copy).open(tmp_path), np.arange(12))
-    np.testing.assert_allclose(mean, [0, 98.6], rtol=1e-6)
-    np.testing.assert_array_equal(variance, [1, 1])
-
-
-def test_standardiser_by_hand():
-    model = build_standardiser(np.float32([10, 0]), np.float32([4, 1]), steps=2, clip=3.0)
-    series = np.float32([[[12, np.nan], [100, -0.5]]])
-    np.testing.assert_allclose(np.asarray(model(series)), [[[1, 0], [3, -0.5]]], rtol=1e-6)
 
 
 def test_balanced_class_weights_are_those_of_scikit_learn():
@@ -74,6 +46,13 @@ def test_validation_split_is_stratified_and_covers_the_rows(shared_features, see
 @pytest.fixture(scope="module")
 def shared_features(tmp_path_factory):
     return make_features(tmp_path_factory.mktemp("split") / "f")
+
+
+def test_other_parts_validate_on_other_rows(features):
+    rows = features.train_rows
+    parts = [validation_split(features, rows, 0.25, 7, part)[1] for part in range(5)]
+    assert sorted(np.concatenate(parts[:4])) == rows.tolist()
+    np.testing.assert_array_equal(parts[4], parts[0])
 
 
 def test_validation_split_keeps_a_patient_on_one_side(features, tmp_path):

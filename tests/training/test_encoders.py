@@ -3,7 +3,14 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from training.encoders import attention_pool, centred_image, masked_softmax, series_summary, sinusoids
+from training.encoders import (
+    attention_pool,
+    image_layout,
+    masked_softmax,
+    number_embedding,
+    series_summary,
+    sinusoids,
+)
 from training.settings import NetworkSettings
 
 
@@ -31,15 +38,27 @@ def test_attention_pool_is_a_weighted_mean():
     np.testing.assert_allclose(vector, np.einsum("bnu,bn->bu", values, weight), rtol=1e-4, atol=1e-5)
 
 
-def test_centred_image_averages_and_centres():
-    image = np.zeros((1, 4, 4, 1), dtype=np.float32)
-    image[0, :2, :2] = 1
-    centred = np.asarray(centred_image(image, NetworkSettings(image_size=4)))
-    np.testing.assert_allclose([centred.max(), centred.min(), centred.mean()], [3, -1, 0], atol=1e-6)
-    image = np.repeat(np.repeat(image, 2, axis=1), 2, axis=2)
-    np.testing.assert_allclose(
-        np.asarray(centred_image(image, NetworkSettings(image_size=4))), centred, atol=1e-6
-    )
+def test_number_embedding_learns_thresholds():
+    random = np.random.default_rng(0)
+    numbers = random.normal(size=(256, 3)).astype(np.float32)
+    inside = (np.abs(numbers[:, 1]) < 0.5).astype(np.float32)
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((3,))
+    hidden = number_embedding(inputs, NetworkSettings(units=16, dropout=0), "numbers")
+    model = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(hidden))
+    model.compile(keras.optimizers.Adam(0.02), "binary_crossentropy")
+    for _ in range(60):
+        model.train_on_batch(numbers, inside)
+    assert ((model.predict_on_batch(numbers)[:, 0] > 0.5) == inside).mean() > 0.93
+
+
+def test_image_layout_tells_places_apart():
+    image, tokens = keras.Input((8, 8, 1)), keras.Input((4, 3))
+    model = keras.Model([image, tokens], image_layout(image, tokens, NetworkSettings(units=6)))
+    picture = np.zeros((2, 8, 8, 1), dtype=np.float32)
+    picture[0, 1, 1], picture[1, 6, 6] = 1, 1
+    vectors = model.predict_on_batch([picture, np.zeros((2, 4, 3), dtype=np.float32)])
+    assert vectors.shape == (2, 6) and np.abs(vectors[0] - vectors[1]).max() > 1e-3
 
 
 def test_sinusoids_by_hand():

@@ -27,9 +27,7 @@ def exported(features, settings, tmp_path_factory):
 def test_onnx_and_keras_agree(exported, features):
     model, folder = exported
     assert onnx_difference(model, folder, features, features.test_rows) <= 1e-5
-    received = open_onnx(folder / "model.onnx").run(
-        ["probabilities"], model.raw_inputs(features, features.test_rows)
-    )
+    received = open_onnx(folder / "model.onnx").run(["probabilities"], model.raw_inputs(features, features.test_rows))
     np.testing.assert_allclose(received[0], model.predict(features, features.test_rows), atol=1e-5)
 
 
@@ -39,9 +37,7 @@ def test_a_different_onnx_file_is_refused(exported, features, tmp_path):
     content = onnx.load(folder / "model.onnx")
     for tensor in content.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 2:
-            tensor.CopyFrom(
-                onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * 1.01, tensor.name)
-            )
+            tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * 1.01, tensor.name))
     onnx.save(content, tmp_path / "model.onnx")
     with pytest.raises(RuntimeError, match="differs from the Keras model"):
         onnx_difference(model, tmp_path, features, features.test_rows)
@@ -60,9 +56,7 @@ def test_contract_matches_the_file(exported, features):
     given = model.raw_inputs(features, features.test_rows[:2])
     for item in contract["outputs"]:
         values = session.run([item["onnx_name"]], given)[0]
-        np.testing.assert_allclose(
-            values, model.explain(features, features.test_rows[:2])[item["name"]], atol=1e-5
-        )
+        np.testing.assert_allclose(values, model.explain(features, features.test_rows[:2])[item["name"]], atol=1e-5)
 
 
 def test_seconds_name_every_class_with_a_row(exported, features):

@@ -5,7 +5,7 @@ import pytest
 
 from data_schemas.cohort import ImageShape
 from training.data import InputSpec
-from training.neural import build_network
+from training.networks import build_network
 from training.settings import NetworkSettings
 
 SETTINGS = NetworkSettings(units=8, image_filters=(4, 4), image_size=8, text_length=10, transformer_layers=1)
@@ -121,6 +121,4 @@ def test_modalities_that_the_cohort_lacks_are_left_out(modalities):
     assert outputs["probabilities"].shape == (6, 2)
     lacking = [place for place, name in enumerate(("series", "image", "text")) if name not in modalities]
     assert (outputs["modality_attention"][:, lacking] == 0).all()
-    assert not any(
-        name in layer.name for layer in model.layers for name in {"series", "image"} - set(modalities)
-    )
+    assert not any(name in layer.name for layer in model.layers for name in {"series", "image"} - set(modalities))

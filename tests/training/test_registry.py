@@ -68,9 +68,7 @@ def test_a_seed_decides_the_result(features, settings):
 
 def test_models_without_their_modality_say_so(tmp_path, settings):
     features = make_features(tmp_path, image=None, series=False, patients=20, classes=2)
-    reasons = {
-        name: create_model(name, settings, InputSpec.of(features)).unavailable() for name in MODEL_NAMES
-    }
+    reasons = {name: create_model(name, settings, InputSpec.of(features)).unavailable() for name in MODEL_NAMES}
     assert {name for name, reason in reasons.items() if reason} == {"cnn", "lstm", "gru"}
     assert reasons["cnn"] == "The cohort has no image."
     with pytest.raises(ValueError, match="has no series"):

@@ -47,6 +47,14 @@ def test_padding_row_is_zero_and_shapes_fit():
     assert np.sqrt(np.mean(embedding.vectors[2:] ** 2)) == pytest.approx(1, rel=1e-5)
 
 
+def test_frequent_words_have_shorter_vectors():
+    embedding = fit_embedding(["the the the the the the cough", "the the the the the the fever fever cough"], SMALL)
+    length = dict(zip(embedding.vocabulary, np.linalg.norm(embedding.vectors, axis=1), strict=True))
+    share = {"the": 12 / 16, "fever": 2 / 16}
+    expected = (1e-3 / (1e-3 + share["fever"])) / (1e-3 / (1e-3 + share["the"]))
+    assert length["fever"] / length["the"] == pytest.approx(expected, rel=1e-4)
+
+
 def test_word2vec_is_deterministic():
     first, second = fit_embedding(NOTES, SMALL), fit_embedding(NOTES, SMALL)
     assert first.vocabulary == second.vocabulary

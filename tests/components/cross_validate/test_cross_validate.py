@@ -13,6 +13,7 @@ from data_schemas.predictions import OUT_OF_FOLD, TEST, class_probabilities, rea
 from tests.training.synthetic import make_features
 
 SETTINGS = CrossValidateSettings(
+    members=1,
     network={"units": 8, "image_filters": (4,), "text_length": 16},
     optimiser={"epochs": 3, "batch_size": 16, "learning_rate": 0.01},
     words={"dimensions": 6, "max_words": 40},
@@ -40,9 +41,7 @@ def test_every_training_row_is_predicted_once_by_a_model_that_did_not_see_it(fea
         class_probabilities(held_out, features.manifest.classes),
     )
     assert result.metrics["accuracy"] == pytest.approx(accuracy_score(labels, probabilities.argmax(axis=1)))
-    assert result.metrics["macro_auc"] == pytest.approx(
-        roc_auc_score(labels, probabilities, multi_class="ovr")
-    )
+    assert result.metrics["macro_auc"] == pytest.approx(roc_auc_score(labels, probabilities, multi_class="ovr"))
     assert "test_macro_auc" in result.metrics
     assert texts == ["fold 1/3", "fold 2/3", "fold 3/3", "all training rows, then the test rows"]
     assert [item.params["fold"] for item in result.nested] == [0, 1, 2, -1]
@@ -53,9 +52,7 @@ def test_every_training_row_is_predicted_once_by_a_model_that_did_not_see_it(fea
 
 
 def test_a_network_reports_its_history(features, tmp_path):
-    result = cross_validate_model(
-        "cnn_lstm_attention", features.folder, tmp_path / "o", SETTINGS, predict_test=False
-    )
+    result = cross_validate_model("cnn_lstm_attention", features.folder, tmp_path / "o", SETTINGS, predict_test=False)
     frame = read_predictions(tmp_path / "o" / "predictions.parquet")
     assert set(frame["set"]) == {OUT_OF_FOLD}
     assert all(1 <= len(item.history["loss"]) <= 3 for item in result.nested)

@@ -16,6 +16,7 @@ from tests.training.synthetic import make_features
 from training.export import open_onnx
 
 SETTINGS = TrainSettings(
+    members=1,
     network={"units": 8, "image_filters": (4,), "text_length": 16},
     optimiser={"epochs": 4, "batch_size": 16, "learning_rate": 0.01},
 )
