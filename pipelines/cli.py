@@ -21,6 +21,15 @@ if TYPE_CHECKING:
     from pipelines.settings import Settings
 
 WORKSPACE = Path("workspace")
+# After a backspace character, click leaves the lines of a paragraph as they are.
+_HELP = """Train, compare and register a diagnosis model from vital-sign series, medical images and clinical notes.
+
+\b
+Try it:          vitalfuse cohort generate && vitalfuse run
+Your own data:   vitalfuse run --config my-settings.yaml
+Compare runs:    vitalfuse ui
+
+Not for clinical use."""
 
 
 class _Commands(click.Group):
@@ -41,18 +50,12 @@ class _Commands(click.Group):
             sys.exit(1)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=_Commands, help=_HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(package_name="vitalfuse", prog_name="vitalfuse")
 def main() -> None:
-    r"""Train, compare and register a diagnosis model from vital-sign series, medical images and clinical notes.
-
-    \b
-    Try it:          vitalfuse cohort generate && vitalfuse run
-    Your own data:   vitalfuse run --config my-settings.yaml
-    Compare runs:    vitalfuse ui
-
-    Not for clinical use.
-    """
+    """Hold the commands together."""
 
 
 @main.command()
@@ -183,7 +186,11 @@ def cohort() -> None:
 
 @cohort.command()
 @click.option(
-    "--output", type=click.Path(path_type=Path), default=WORKSPACE / "demo", show_default=True, help="Folder to write."
+    "--output",
+    type=click.Path(path_type=Path),
+    default=WORKSPACE / "demo",
+    show_default=True,
+    help="Folder to write. With --layout table_one, a name that ends in .csv gives a single file.",
 )
 @click.option("--patients", type=click.IntRange(min=1), default=300, show_default=True, help="Number of patients.")
 @click.option("--seed", type=click.IntRange(min=0), default=2022, show_default=True, help="Seed of everything random.")
@@ -193,7 +200,7 @@ def cohort() -> None:
     type=click.Choice(["export", "table_one"]),
     default="export",
     show_default=True,
-    help="A hospital's export with series, images and notes; or one file in the format of the paper's Table I.",
+    help="A hospital's export with series, images and notes; or the paper's Table I, one CSV file a patient.",
 )
 @click.option(
     "--file-format", type=click.Choice(["csv", "parquet"]), default="csv", show_default=True, help="Of observations."

@@ -29,7 +29,7 @@ def test_every_ready_settings_file_loads(name):
         ({**MINIMAL, "train": {"optimiser": {"epoch": 5}}}, "field train.optimiser.epoch", "'epochs'"),
         (
             {"name": "x", "ingest": {"name": "x", "sources": [{"format": "export", "pth": "s", "path": "s"}]}},
-            "field ingest.sources.0.export.pth",
+            "field ingest.sources.0.pth",
             "'path'",
         ),
     ],
