@@ -18,7 +18,7 @@ def features(tmp_path_factory):
 @pytest.fixture(scope="session")
 def settings():
     return TrainingSettings(
-        members=2,
+        members=1,
         network={
             "units": 8,
             "image_filters": (4, 8),
@@ -26,7 +26,7 @@ def settings():
             "transformer_layers": 1,
             "image_shift": 1,
         },
-        optimiser={"epochs": 25, "batch_size": 16, "learning_rate": 0.01, "patience": 10},
+        optimiser={"epochs": 15, "batch_size": 16, "learning_rate": 0.015, "patience": 10},
         words={"dimensions": 8, "max_words": 64},
         tabular={
             "forest_trees": 30,

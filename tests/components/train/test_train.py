@@ -74,8 +74,8 @@ def test_a_cohort_without_any_modality_is_refused_and_leaves_nothing(tmp_path):
 def test_test_rows_have_no_influence_on_the_model(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    _train(tmp_path / "a", image=None)
-    features = make_features(tmp_path / "b" / "f", patients=40, classes=2, image=None)
+    _train(tmp_path / "a", image=None, text=False)
+    features = make_features(tmp_path / "b" / "f", patients=40, classes=2, image=None, text=False)
     series = np.array(features.series)
     series[features.test_rows] = 1e6
     np.save(tmp_path / "b" / "f" / "series.npy", series)
