@@ -6,6 +6,7 @@ Nothing heavy is imported here: ``vitalfuse --help`` answers at once, and each c
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -130,10 +131,22 @@ def _print_result(console: Console, settings: Settings, outcome: RunOutcome) -> 
         registration = json.loads((registered / "registration.json").read_text())
         aliases = ", ".join(registration["aliases"])
         console.print(f"model   {registration['name']} version {registration['version']} ({aliases})", highlight=False)
-    command = f"vitalfuse ui --workspace {settings.workspace}"
     console.print(f"report  {_relative(outcome.run_folder / 'report.html')}", highlight=False)
-    console.print(f"MLflow  {command}", highlight=False)
+    console.print(f"MLflow  {_mlflow_hint(settings)}", highlight=False)
     console.print(f"time    {outcome.seconds:.0f} s", highlight=False)
+
+
+def _mlflow_hint(settings: Settings) -> str:
+    """Return the server's address, or the command that opens the workspace's own store as the user can type it."""
+    from pipelines.tracking import tracking_uri, without_password
+
+    uri = tracking_uri(settings)
+    if not uri.startswith("sqlite"):
+        return without_password(uri)
+    # `make run` calls the command by its path, and leaves it out of PATH.
+    called = Path(sys.argv[0])
+    by_path = called.name == "vitalfuse" and shutil.which("vitalfuse") is None
+    return f"{_relative(called.absolute()) if by_path else 'vitalfuse'} ui --workspace {settings.workspace}"
 
 
 def _relative(path: Path) -> Path:

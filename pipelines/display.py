@@ -43,7 +43,8 @@ def _table(steps: list[StepState]) -> Table:
         text = state.text.splitlines()[0] if state.text else ""
         table.add_row(
             Text(sign, style=style),
-            state.name,
+            # As text: the model in brackets would be taken for markup, and vanish.
+            Text(state.name),
             Text(state.state, style=style),
             _seconds(state),
             Text(text, style="dim"),

@@ -100,7 +100,7 @@ def prepare_store(settings: Settings) -> Store:
                 experiment = client.get_experiment(experiment_id)
         except Exception as error:
             raise InputError(
-                f"the MLflow server at {_without_passwords(uri)} can't be used ({_cause(error)})",
+                f"the MLflow server at {without_passwords(uri)} can't be used ({_cause(error)})",
                 field="tracking.uri",
                 remedy="Start the server, or correct the setting or MLFLOW_TRACKING_URI; without both, SQLite is used",
             ) from error
@@ -137,7 +137,7 @@ def _few_retries() -> Iterator[None]:
                 os.environ.pop(name, None)
 
 
-def _without_passwords(text: str) -> str:
+def without_passwords(text: str) -> str:
     """Cut user and password out of every URI in a text."""
     return re.sub(r"://[^/\s@]+@", "://", text)
 
@@ -148,7 +148,7 @@ def _cause(error: Exception) -> str:
     for hint in ("Connection refused", "Name or service not known", "timed out", "UNAUTHENTICATED", "401", "403"):
         if hint.lower() in str(error).lower():
             return hint
-    return _without_passwords(text)[:200]
+    return without_passwords(text)[:200]
 
 
 def open_parent_run(store: Store, settings: Settings, tags: dict[str, str]) -> str:

@@ -13,9 +13,9 @@ from rich.console import Console
 from components.ingest.describe import describe_cohort
 from components.ingest.ingest import ingest_sources
 from components.ingest.settings import IngestSettings
-from pipelines.cli import main
+from pipelines.cli import _mlflow_hint, main
 from pipelines.describe import print_description
-from pipelines.settings import CONFIGS
+from pipelines.settings import CONFIGS, Settings
 
 COMMANDS = {
     ("run",): ["--config", "--set", "--workspace", "Exit code"],
@@ -245,3 +245,27 @@ def test_describe_wants_a_cohort(project, vitalfuse):
     result = vitalfuse("cohort", "describe", "--workspace", "elsewhere")
     assert result.exit_code == 2
     assert "elsewhere: holds no ingested cohort. Run `vitalfuse run`" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("on_path", "uri", "expected"),
+    [
+        (True, None, "vitalfuse ui --workspace ws"),
+        (False, None, "env/bin/vitalfuse ui --workspace ws"),
+        (True, "https://me:secret@mlflow.example:5000", "https://mlflow.example:5000"),
+    ],
+)
+def test_a_run_ends_with_a_way_to_mlflow_that_works_as_it_stands(on_path, uri, expected, tmp_path, monkeypatch):
+    settings = Settings.model_validate(
+        {
+            "name": "x",
+            "workspace": "ws",
+            "tracking": {"uri": uri},
+            "ingest": {"name": "x", "sources": [{"format": "export", "path": "x"}]},
+        }
+    )
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [str(tmp_path / "env" / "bin" / "vitalfuse"), "run"])
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/vitalfuse" if on_path else None)
+    assert _mlflow_hint(settings) == expected
