@@ -67,7 +67,7 @@ class Predictor:
             One row a sample: ``diagnosis``, ``probability:<class>`` for each class, ``attention:<modality>``.
 
         Raises:
-            ValueError: A value has another shape than the contract's.
+            ValueError: A value has another shape or range than the contract's, or a row has no modality at all.
         """
         inputs = self._inputs(samples)
         names = [output["onnx_name"] for output in self.contract["outputs"]]
@@ -100,13 +100,27 @@ class Predictor:
             inputs[IMAGE] = np.zeros((count, *shapes[IMAGE]), dtype=np.float32)
             for row, value in enumerate(_column(samples, IMAGE)):
                 if not _absent(value):
-                    inputs[IMAGE][row] = _array(value, shapes[IMAGE], IMAGE, row)
+                    inputs[IMAGE][row] = self._pixels(value, shapes[IMAGE], row)
                     present[row, MODALITIES.index("image")] = True
         if "tokens" in shapes:
             notes = ["" if _absent(value) else str(value) for value in _column(samples, NOTE)]
             inputs["tokens"] = encode_words(notes, self.vocabulary, shapes["tokens"][0])
             present[:, MODALITIES.index("text")] = [bool(note.strip()) for note in notes]
+        if not present.any(axis=1).all():
+            row = int(present.any(axis=1).argmin())
+            modalities = self.contract["modalities"]
+            raise ValueError(f"row {row} has no {' or '.join(modalities)}: nothing to diagnose from")
         return inputs
+
+    def _pixels(self, value: object, shape: tuple[int, ...], row: int) -> np.ndarray:
+        pixels = _array(value, shape, IMAGE, row)
+        low, high = self.contract["image_range"]
+        # A comparison with NaN is false, so the bounds are stated the other way round.
+        if not (pixels.min() >= low and pixels.max() <= high):
+            raise ValueError(
+                f"image of row {row} needs values in [{low:g}, {high:g}]; received {pixels.min():g} to {pixels.max():g}"
+            )
+        return pixels
 
     def _series(self, samples: pd.DataFrame, shape: tuple[int, ...], present: np.ndarray) -> dict[str, np.ndarray]:
         values = np.full((len(samples), *shape), np.nan, dtype=np.float32)
@@ -127,7 +141,7 @@ def _column(samples: pd.DataFrame, name: str) -> list:
 
 
 def _absent(value: object) -> bool:
-    return value is None or (isinstance(value, float) and value != value)
+    return value is None or value is pd.NA or (isinstance(value, float) and value != value)
 
 
 def _array(value: object, shape: tuple[int, ...], name: str, row: int) -> np.ndarray:
@@ -138,7 +152,7 @@ def _array(value: object, shape: tuple[int, ...], name: str, row: int) -> np.nda
         array = np.array(_plain(value), dtype=np.float32)
     except ValueError as error:
         raise ValueError(
-            f"{name} of row {row} needs the shape {list(shape)}; received rows of unequal length"
+            f"{name} of row {row} needs numbers in the shape {list(shape)}; received rows of unequal length, or text"
         ) from error
     if array.shape != shape:
         raise ValueError(f"{name} of row {row} needs the shape {list(shape)}; received {list(array.shape)}")
