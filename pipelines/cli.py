@@ -138,11 +138,11 @@ def _print_result(console: Console, settings: Settings, outcome: RunOutcome) -> 
 
 def _mlflow_hint(settings: Settings) -> str:
     """Return the server's address, or the command that opens the workspace's own store as the user can type it."""
-    from pipelines.tracking import tracking_uri, without_password
+    from pipelines.tracking import tracking_uri, without_passwords
 
     uri = tracking_uri(settings)
     if not uri.startswith("sqlite"):
-        return without_password(uri)
+        return without_passwords(uri)
     # `make run` calls the command by its path, and leaves it out of PATH.
     called = Path(sys.argv[0])
     by_path = called.name == "vitalfuse" and shutil.which("vitalfuse") is None
