@@ -210,14 +210,10 @@ def _written_keys(location: tuple[int | str, ...], content: Any) -> list[str]:
     """Return a place as the user wrote it: without the tags of unions, which pydantic puts between the keys."""
     keys: list[str] = []
     for part in location[:-1]:
-        if isinstance(content, dict):
-            written = part in content
-        else:
-            written = isinstance(content, list) and isinstance(part, int)
-        if not written:
-            continue
-        keys.append(str(part))
-        content = content[part]
+        is_key = isinstance(content, dict) and part in content
+        if is_key or (isinstance(content, list) and isinstance(part, int)):
+            keys.append(str(part))
+            content = content[part]
     return keys + [str(part) for part in location[-1:]]
 
 
