@@ -14,7 +14,6 @@ from click.testing import CliRunner, Result
 from components.ingest.demo.generate import generate_source
 from components.ingest.demo.settings import DemoSettings
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = {
     "name": "tiny",
     "models": ["cnn_lstm_attention", "random_forest"],
@@ -61,11 +60,10 @@ def vitalfuse_process() -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def call(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "VITALFUSE_"))}
-        python = os.environ.get("VALIDATE_PYTHON", str(ROOT / ".venv-validate" / "bin" / "python"))
         return subprocess.run(
             [sys.executable, "-m", "pipelines.cli", *arguments],
             cwd=folder,
-            env={**clean, "VALIDATE_PYTHON": python, "TF_CPP_MIN_LOG_LEVEL": "2", "COLUMNS": "100"},
+            env={**clean, "TF_CPP_MIN_LOG_LEVEL": "2", "COLUMNS": "100"},
             capture_output=True,
             text=True,
         )
