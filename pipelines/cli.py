@@ -283,7 +283,10 @@ def ui(workspace: Path, host: str, port: int) -> None:
     database = workspace.absolute() / "mlflow.db"
     if not database.is_file():
         raise InputError(
-            "holds no MLflow store", file=str(workspace), field="--workspace", remedy="Run `vitalfuse run`"
+            "holds no MLflow store",
+            file=str(workspace),
+            field="--workspace",
+            remedy="Run `vitalfuse run`; runs that went to a tracking server are in that server's own UI",
         )
     click.echo(f"MLflow UI on http://{host}:{port} (stop with Ctrl-C)")
     arguments = ["--backend-store-uri", f"sqlite:///{database}", "--host", host, "--port", str(port), "--workers", "1"]

@@ -293,7 +293,8 @@ def _close(store: tracking.Store, outcome: RunOutcome, status: str, settings: Se
     metrics = {"system/seconds": outcome.seconds}
     for record in outcome.records.values():
         if record.step in ("compare", "ingest", "preprocess"):
-            metrics |= record.metrics
+            # Seconds and memory are those of the step alone.
+            metrics |= {name: value for name, value in record.metrics.items() if not name.startswith("system/")}
     tags = {"vitalfuse.cached_steps": str(sum(state.state == "cached" for state in outcome.steps))}
     if cohort := outcome.output("ingest"):
         manifest = json.loads((cohort / "manifest.json").read_text())

@@ -244,17 +244,17 @@ def log_cached_step(store: Store, parent_id: str, record: StepRecord) -> None:
     client = _client(store.uri)
     now = get_current_time_millis()
     tags = {
+        **record.tags,
         "mlflow.parentRunId": parent_id,
         STEP_TAG: record.step,
         CACHED_TAG: "true",
         SOURCE_RUN_TAG: record.mlflow_run_id or "",
     }
     run = client.create_run(store.experiment_id, run_name=record.step, tags=tags)
-    client.log_batch(
-        run.info.run_id,
-        metrics=[Metric(name, value, now, 0) for name, value in record.metrics.items()],
-        params=[Param(name, str(value)[:6000]) for name, value in record.params.items()][:_PARAM_BATCH],
-    )
+    params = [Param(name, str(value)[:6000]) for name, value in record.params.items()]
+    client.log_batch(run.info.run_id, metrics=[Metric(name, value, now, 0) for name, value in record.metrics.items()])
+    for start in range(0, len(params), _PARAM_BATCH):
+        client.log_batch(run.info.run_id, params=params[start : start + _PARAM_BATCH])
     client.set_terminated(run.info.run_id)
 
 

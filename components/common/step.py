@@ -34,6 +34,7 @@ class StepRecord(BaseModel):
         params: As in ``StepResult``.
         metrics: As in ``StepResult``.
         warnings: As in ``StepResult``.
+        tags: Tags of the step's run.
     """
 
     step: str
@@ -41,6 +42,7 @@ class StepRecord(BaseModel):
     params: dict[str, str | int | float | bool]
     metrics: dict[str, float]
     warnings: list[str]
+    tags: dict[str, str]
 
 
 def run_step(step: str, core: Core, *, output: Path, tags: dict[str, str] | None = None) -> None:
@@ -110,6 +112,7 @@ def _run_tracked(step: str, core: Core, output: Path, tags: dict[str, str], prog
             params=result.params,
             metrics=tracking.finite(result.metrics),
             warnings=result.warnings,
+            tags=tags | result.tags,
         )
         with atomic_file(output / RECORD_FILE) as path:
             path.write_text(record.model_dump_json(indent=2))

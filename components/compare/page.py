@@ -244,7 +244,7 @@ def _limits_section(results: Results, settings: CompareSettings) -> Section:
         "Intervals tell of the draw of patients; not of another seed of training, another hospital or another time.",
         "An interval such as 1.000 to 1.000 means that no resample held an error; on few rows that is no certainty.",
         "The best model is named on the same rows that score it, which flatters it a little.",
-        f"{len(results.comparisons[TEST])} baselines were compared; p-values are Holm-adjusted, and below "
+        f"Baselines compared: {len(results.comparisons[TEST])}; p-values are Holm-adjusted, and below "
         f"{settings.significance:g} counts as a difference.",
         "A label is one class a patient, as in the paper; patients with several diseases are scored on one of them.",
     ]

@@ -310,7 +310,7 @@ def _result(
     known = [kappa for kappa in kappas if kappa is not None]
     if known:
         metrics["annotator_kappa"] = float(np.mean(known))
-    warnings = [f"{count} rows rejected: {reason}" for reason, count in reasons.items()]
+    warnings = [f"{count} {'row' if count == 1 else 'rows'} rejected: {reason}" for reason, count in reasons.items()]
     warnings += [
         f"{count} values of {name} corrected: typed in another unit than declared"
         for name, count in cleaned.corrected.items()
