@@ -26,9 +26,7 @@ def image_tokens(image: keras.KerasTensor, settings: NetworkSettings) -> keras.K
     """
     hidden = image
     for block, filters in enumerate(settings.image_filters):
-        hidden = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"image_convolution_{block}")(hidden)
-        hidden = layers.GroupNormalization(groups=1, name=f"image_normalisation_{block}")(hidden)
-        hidden = layers.Activation("relu", name=f"image_relu_{block}")(hidden)
+        hidden = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"image_convolution_{block}")(hidden)
         if min(hidden.shape[1:3]) > 2:
             hidden = layers.MaxPooling2D(2, name=f"image_pooling_{block}")(hidden)
     height, width, filters = hidden.shape[1:]
