@@ -18,9 +18,7 @@ from training.registry import create_model
 @pytest.fixture(scope="module")
 def exported(features, settings, tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
-    brief = settings.model_copy(
-        update={"members": 2, "optimiser": settings.optimiser.model_copy(update={"epochs": 4})}
-    )
+    brief = settings.model_copy(update={"members": 2, "optimiser": settings.optimiser.model_copy(update={"epochs": 4})})
     model = create_model(CANDIDATE, brief, InputSpec.of(features))
     model.fit(features, features.train_rows)
     export_network(model, features, folder)
