@@ -53,9 +53,7 @@ def train_candidate(
     opened = Features.open(features)
     vectors = TextEmbedding.load(embedding)
     spec = InputSpec.of(opened)
-    model = NeuralModel(
-        CANDIDATE, spec, settings, words=len(vectors.vocabulary), dimensions=vectors.dimensions
-    )
+    model = NeuralModel(CANDIDATE, spec, settings, words=len(vectors.vocabulary), dimensions=vectors.dimensions)
     reason = model.unavailable()
     test = opened.test_rows
     if reason or not len(test):
@@ -80,9 +78,7 @@ def train_candidate(
         write_predictions(folder / "predictions.parquet", frame)
         seconds = onnx_seconds(model, folder, opened, test)
         scores = overall_scores(opened, test, probabilities)
-        attention = dict(
-            zip(("series", "image", "text"), outputs["modality_attention"].mean(axis=0), strict=True)
-        )
+        attention = dict(zip(("series", "image", "text"), outputs["modality_attention"].mean(axis=0), strict=True))
         metrics = {f"test_{name}": value for name, value in scores.items()}
         metrics |= {f"attention_{name}": float(value) for name, value in attention.items()}
         metrics |= report.metrics | {"fit_seconds": report.seconds, "onnx_max_difference": difference}
@@ -99,18 +95,12 @@ def train_candidate(
     return StepResult(
         metrics=metrics,
         params=flat_settings(settings),
-        nested=[
-            NestedResult(
-                name="fit", params={"model": CANDIDATE}, metrics=report.metrics, history=report.history
-            )
-        ],
+        nested=[NestedResult(name="fit", params={"model": CANDIDATE}, metrics=report.metrics, history=report.history)],
         warnings=_warnings(spec, opened, report.metrics, settings),
     )
 
 
-def _warnings(
-    spec: InputSpec, features: Features, metrics: dict[str, float], settings: TrainSettings
-) -> list[str]:
+def _warnings(spec: InputSpec, features: Features, metrics: dict[str, float], settings: TrainSettings) -> list[str]:
     warnings = []
     present = np.asarray(features.present[features.test_rows])
     for place, name in enumerate(("series", "image", "text")):
