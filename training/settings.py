@@ -73,12 +73,12 @@ class NetworkSettings(_Settings):
 class OptimiserSettings(_Settings):
     """How the neural networks are fitted: Adam on categorical cross-entropy (eq. 7), early stopping."""
 
-    learning_rate: float = Field(default=1.5e-3, gt=0, le=1, description="First learning rate of Adam; cosine decay")
+    learning_rate: float = Field(default=1e-3, gt=0, le=1, description="First learning rate of Adam; cosine decay")
     weight_decay: float = Field(default=1e-3, ge=0, le=1, description="Decoupled weight decay of Adam")
     batch_size: int = Field(default=32, ge=1, le=4096, description="Samples a gradient step")
-    epochs: int = Field(default=40, ge=1, le=10_000, description="Most passes over the training rows")
+    epochs: int = Field(default=60, ge=1, le=10_000, description="Most passes over the training rows")
     patience: int = Field(
-        default=8, ge=1, le=10_000, description="Epochs without a lower validation loss before stopping"
+        default=12, ge=1, le=10_000, description="Epochs without a lower validation loss before stopping"
     )
     validation_fraction: float = Field(
         default=0.15, gt=0, lt=0.6, description="Part of the training patients that early stopping looks at"
