@@ -12,7 +12,7 @@ import pandas as pd
 
 from components.common.files import atomic_folder
 from components.common.result import NestedResult, StepResult, ignore_progress
-from components.cross_validate.scores import flat_settings, overall_scores
+from components.common.scores import flat_settings, overall_scores
 from components.cross_validate.settings import CrossValidateSettings
 from data_schemas.features import Features
 from data_schemas.predictions import (

@@ -11,7 +11,7 @@ import numpy as np
 
 from components.common.files import atomic_folder
 from components.common.result import NestedResult, StepResult, ignore_progress
-from components.cross_validate.scores import flat_settings, overall_scores
+from components.common.scores import flat_settings, overall_scores
 from components.train.settings import TrainSettings
 from data_schemas.errors import InputError
 from data_schemas.features import Features

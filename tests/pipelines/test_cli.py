@@ -159,7 +159,7 @@ def test_configs_lists_all_with_a_description(vitalfuse):
 def test_ui_refuses_a_workspace_without_a_store(project, vitalfuse):
     result = vitalfuse("ui", "--workspace", "source")
     assert result.exit_code == 2
-    assert "source, field --workspace: holds no MLflow store. Run `vitalfuse run`." in result.stderr
+    assert "source, field --workspace: holds no MLflow store. Run `vitalfuse run`;" in result.stderr
     # Opening a store that isn't there would make one.
     assert not list((project / "source").glob("*.db"))
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, roc_auc_score
 
+from components.common.scores import flat_settings, overall_scores
 from components.cross_validate.cross_validate import cross_validate_model
-from components.cross_validate.scores import flat_settings, overall_scores
 from components.cross_validate.settings import CrossValidateSettings
 from data_schemas.predictions import OUT_OF_FOLD, TEST, class_probabilities, read_predictions
 from tests.training.synthetic import make_features

@@ -112,7 +112,7 @@ def test_every_rejected_row_is_listed_with_file_row_field_and_reason(cohort):
     assert result.metrics["rejected_rows"] == 6
     assert result.metrics["rejected/duplicate_row"] == 1
     assert all(re.fullmatch(r"[\w/]+", name) for name in result.metrics)
-    assert f"1 rows rejected: {IMPLAUSIBLE}" in result.warnings
+    assert f"1 row rejected: {IMPLAUSIBLE}" in result.warnings
     assert opened.manifest.counts["rejected"] == 6
 
 
