@@ -22,7 +22,7 @@ from pipelines import tracking
 from pipelines.code_version import SOURCES, code_version, git_commit, package_version
 from pipelines.local_worker import Plan
 from pipelines.settings import Settings
-from training.names import CANDIDATE, SLOWEST_FIRST
+from training.names import CANDIDATE
 
 _POLL_SECONDS = 0.2
 
@@ -110,7 +110,7 @@ def pipeline_arguments(settings: Settings) -> dict[str, object]:
     arguments: dict[str, object] = {f"{step}_settings": settings.section(step) for step in SOURCES}
     arguments |= {f"{step}_version": code_version(step) for step in SOURCES}
     return arguments | {
-        "models": sorted(settings.models, key=SLOWEST_FIRST.index),
+        "models": settings.models,
         "candidate": CANDIDATE,
         "source_digest": source_digest(settings.ingest),
     }

@@ -11,15 +11,3 @@ MODEL_NAMES = (
     "transformer",
     "gradient_boosting",
 )
-
-# By measured time of a cross-validation on the demo cohort, so that no slow one is left for the end, alone.
-SLOWEST_FIRST = (
-    "transformer",
-    CANDIDATE,
-    "cnn",
-    "gru",
-    "lstm",
-    "gradient_boosting",
-    "random_forest",
-    "svm",
-)
