@@ -59,21 +59,25 @@ def main() -> None:
     """Hold the commands together."""
 
 
-@main.command()
-@click.option(
+_config_option = click.option(
     "--config",
     default="demo",
     show_default=True,
     metavar="NAME|FILE",
     help="A ready settings file by name (see `vitalfuse configs`), or the path of your own.",
 )
-@click.option(
+_set_option = click.option(
     "--set",
     "overrides",
     multiple=True,
     metavar="SECTION.KEY=VALUE",
     help="Set one setting; may be given several times. Example: --set preprocess.folds=10",
 )
+
+
+@main.command()
+@_config_option
+@_set_option
 @click.option("--workspace", type=click.Path(path_type=Path), help="Folder for runs, cache and the MLflow store.")
 def run(config: str, overrides: tuple[str, ...], workspace: Path | None) -> None:
     """Run the whole pipeline on this machine.
@@ -164,13 +168,20 @@ def _relative(path: Path) -> Path:
     show_default=True,
     help="YAML file to write.",
 )
-def compile(output: Path) -> None:
-    """Compile the pipeline to the YAML that a KFP cluster takes."""
-    from pipelines.compile import compile_pipeline
+@_config_option
+@_set_option
+def compile(output: Path, config: str, overrides: tuple[str, ...]) -> None:
+    """Compile the pipeline to the YAML that a KFP cluster takes.
+
+    Of the settings, only the section `cluster` goes into the YAML: images, resources, retries, secrets by name. All
+    others are arguments of a run; `vitalfuse submit` gives them.
+    """
+    from pipelines.cluster import compile_pipeline
+    from pipelines.settings import find_config, load_settings
 
     if output.suffix not in (".yaml", ".yml"):
         raise InputError("is no YAML file name", file=str(output), field="--output", remedy="End it in .yaml")
-    compile_pipeline(output)
+    compile_pipeline(output, load_settings(find_config(config), list(overrides)).cluster)
     click.echo(f"wrote {output}")
 
 

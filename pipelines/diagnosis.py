@@ -1,6 +1,10 @@
-"""The one pipeline: it reads like the paper's method section."""
+"""The one pipeline, on this machine and on a cluster: it reads like the paper's method section."""
+
+from collections.abc import Callable
 
 from kfp import dsl
+from kfp.dsl import PipelineTask
+from kfp.dsl.base_component import BaseComponent
 
 from components.compare.component import compare
 from components.cross_validate.component import cross_validate
@@ -8,103 +12,142 @@ from components.embed_text.component import embed_text
 from components.ingest.component import ingest
 from components.preprocess.component import preprocess
 from components.register.component import register
+from components.run.component import close_run, open_run
 from components.train.component import train
 from components.validate.component import validate
 
 NAME = "vitalfuse-diagnosis"
+# Two cross-validations at a time: as many as a small machine has cores.
+PARALLELISM = 2
+
+# Fits the task of a step to where it runs: resources, retries, secrets.
+Configure = Callable[[str, PipelineTask], None]
 
 
-@dsl.pipeline(name=NAME, description="A cohort in; a validated, trained, compared and registered model out.")
-def diagnosis_pipeline(
-    ingest_settings: dict,
-    validate_settings: dict,
-    preprocess_settings: dict,
-    embed_text_settings: dict,
-    train_settings: dict,
-    cross_validate_settings: dict,
-    compare_settings: dict,
-    register_settings: dict,
-    models: list[str],
-    candidate: str,
-    source_digest: str,
-    ingest_version: str,
-    validate_version: str,
-    preprocess_version: str,
-    embed_text_version: str,
-    train_version: str,
-    cross_validate_version: str,
-    compare_version: str,
-    register_version: str,
-) -> None:
-    """Chain the steps.
+def _leave(step: str, task: PipelineTask) -> None:
+    """Leave a task as it is, as on this machine."""
+
+
+def build_pipeline(configure: Configure = _leave, *, parallelism: int = PARALLELISM) -> BaseComponent:
+    """Build the pipeline.
 
     Args:
-        ingest_settings: Section ``ingest`` of the settings; each step gets its own section alone, so that a change
-            elsewhere leaves its cache entry valid.
-        validate_settings: Section ``validate``.
-        preprocess_settings: Section ``preprocess``.
-        embed_text_settings: Section ``embed_text``.
-        train_settings: Section ``train``.
-        cross_validate_settings: Section ``cross_validate``.
-        compare_settings: Section ``compare``.
-        register_settings: Section ``register``.
-        models: Names of the models to cross-validate. Plain names: local runs of KFP 2.17 mistake fields of
-            structured loop items, and then mix up their cache entries.
-        candidate: Name of the model that ``train`` fits and ``register`` registers.
-        source_digest: Digest of the source's listing.
-        ingest_version: Package version and digest of the sources of the step: KFP's cache key does not see the code
-            of an imported package.
-        validate_version: Likewise for ``validate``.
-        preprocess_version: Likewise for ``preprocess``.
-        embed_text_version: Likewise for ``embed_text``.
-        train_version: Likewise for ``train``.
-        cross_validate_version: Likewise for ``cross_validate``.
-        compare_version: Likewise for ``compare``.
-        register_version: Likewise for ``register``.
+        configure: Called with the name and the task of each step.
+        parallelism: Cross-validations that run at a time.
+
+    Returns:
+        The pipeline, to be compiled or called.
     """
-    ingested = ingest(settings=ingest_settings, source_digest=source_digest, code_version=ingest_version)
-    cohort = ingested.outputs["cohort"]
 
-    validated = validate(settings=validate_settings, cohort=cohort, code_version=validate_version)
-    validation = validated.outputs["validation"]
+    @dsl.pipeline(name=NAME, description="A cohort in; a validated, trained, compared and registered model out.")
+    def diagnosis(
+        settings: dict,
+        mlflow_run_id: str,
+        ingest_settings: dict,
+        validate_settings: dict,
+        preprocess_settings: dict,
+        embed_text_settings: dict,
+        train_settings: dict,
+        cross_validate_settings: dict,
+        compare_settings: dict,
+        register_settings: dict,
+        models: list[str],
+        candidate: str,
+        ingest_version: str,
+        validate_version: str,
+        preprocess_version: str,
+        embed_text_version: str,
+        train_version: str,
+        cross_validate_version: str,
+        compare_version: str,
+        register_version: str,
+    ) -> None:
+        """Chain the steps.
 
-    preprocessed = preprocess(
-        settings=preprocess_settings, cohort=cohort, validation=validation, code_version=preprocess_version
-    )
-    features = preprocessed.outputs["features"]
+        Args:
+            settings: All settings, for the record; no cached step sees them.
+            mlflow_run_id: The parent run in MLflow where it is open already, else empty.
+            ingest_settings: Section ``ingest`` of the settings; each step gets its own section alone, so that a
+                change elsewhere leaves its cache entry valid.
+            validate_settings: Section ``validate``.
+            preprocess_settings: Section ``preprocess``.
+            embed_text_settings: Section ``embed_text``.
+            train_settings: Section ``train``.
+            cross_validate_settings: Section ``cross_validate``.
+            compare_settings: Section ``compare``.
+            register_settings: Section ``register``.
+            models: Names of the models to cross-validate. Plain names: local runs of KFP 2.17 mistake fields of
+                structured loop items, and then mix up their cache entries.
+            candidate: Name of the model that ``train`` fits and ``register`` registers.
+            ingest_version: Package version and digest of the sources of the step: KFP's cache key does not see the
+                code of an imported package.
+            validate_version: Likewise for ``validate``.
+            preprocess_version: Likewise for ``preprocess``.
+            embed_text_version: Likewise for ``embed_text``.
+            train_version: Likewise for ``train``.
+            cross_validate_version: Likewise for ``cross_validate``.
+            compare_version: Likewise for ``compare``.
+            register_version: Likewise for ``register``.
+        """
+        closed = close_run()
+        configure("close_run", closed)
+        with dsl.ExitHandler(closed, name="steps"):
+            # Never cached: it lists the sources as they are now.
+            opened = open_run(settings=settings, mlflow_run_id=mlflow_run_id).set_caching_options(False)
+            configure("open_run", opened)
 
-    embedded = embed_text(settings=embed_text_settings, features=features, code_version=embed_text_version)
+            ingested = ingest(settings=ingest_settings, source_digest=opened.output, code_version=ingest_version)
+            configure("ingest", ingested)
+            cohort = ingested.outputs["cohort"]
 
-    trained = train(
-        settings=train_settings,
-        features=features,
-        embedding=embedded.outputs["embedding"],
-        code_version=train_version,
-    )
+            validated = validate(settings=validate_settings, cohort=cohort, code_version=validate_version)
+            configure("validate", validated)
+            validation = validated.outputs["validation"]
 
-    # Two at a time: as many as a small machine has cores.
-    with dsl.ParallelFor(models, parallelism=2) as model:
-        cross_validated = cross_validate(
-            settings=cross_validate_settings,
-            model=model,
-            candidate=candidate,
-            features=features,
-            code_version=cross_validate_version,
-        )
+            preprocessed = preprocess(
+                settings=preprocess_settings, cohort=cohort, validation=validation, code_version=preprocess_version
+            )
+            configure("preprocess", preprocessed)
+            features = preprocessed.outputs["features"]
 
-    compared = compare(
-        settings=compare_settings,
-        features=features,
-        validation=validation,
-        candidate=trained.outputs["model"],
-        cross_validations=dsl.Collected(cross_validated.outputs["predictions"]),
-        code_version=compare_version,
-    )
+            embedded = embed_text(settings=embed_text_settings, features=features, code_version=embed_text_version)
+            configure("embed_text", embedded)
 
-    register(
-        settings=register_settings,
-        features=features,
-        candidate=trained.outputs["model"],
-        comparison=compared.outputs["comparison"],
-        code_version=register_version,
-    )
+            trained = train(
+                settings=train_settings,
+                features=features,
+                embedding=embedded.outputs["embedding"],
+                code_version=train_version,
+            )
+            configure("train", trained)
+
+            with dsl.ParallelFor(models, parallelism=parallelism) as model:
+                cross_validated = cross_validate(
+                    settings=cross_validate_settings,
+                    model=model,
+                    candidate=candidate,
+                    features=features,
+                    code_version=cross_validate_version,
+                )
+                configure("cross_validate", cross_validated)
+
+            compared = compare(
+                settings=compare_settings,
+                features=features,
+                validation=validation,
+                candidate=trained.outputs["model"],
+                cross_validations=dsl.Collected(cross_validated.outputs["predictions"]),
+                code_version=compare_version,
+            )
+            configure("compare", compared)
+
+            registered = register(
+                settings=register_settings,
+                features=features,
+                candidate=trained.outputs["model"],
+                comparison=compared.outputs["comparison"],
+                code_version=register_version,
+            )
+            configure("register", registered)
+
+    return diagnosis

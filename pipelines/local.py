@@ -17,6 +17,7 @@ from pathlib import Path
 from components.common import environment
 from components.common.events import Event, read_events
 from components.common.files import atomic_file
+from components.common.parent_run import HEADLINE_STEPS
 from components.common.step import StepRecord
 from pipelines import tracking
 from pipelines.code_version import SOURCES, code_version, git_commit, package_version
@@ -100,19 +101,15 @@ def pipeline_arguments(settings: Settings) -> dict[str, object]:
         settings: The settings.
 
     Returns:
-        Each step's section and code version, the models, and the digest of the source.
-
-    Raises:
-        InputError: A source isn't there.
+        Each step's section and code version, the models, and all settings for the record.
     """
-    from components.ingest.ingest import source_digest
-
     arguments: dict[str, object] = {f"{step}_settings": settings.section(step) for step in SOURCES}
     arguments |= {f"{step}_version": code_version(step) for step in SOURCES}
     return arguments | {
         "models": settings.models,
         "candidate": CANDIDATE,
-        "source_digest": source_digest(settings.ingest),
+        "settings": settings.model_dump(mode="json", by_alias=True, exclude_none=True),
+        "mlflow_run_id": "",
     }
 
 
@@ -132,8 +129,10 @@ def run_local(settings: Settings, settings_file: Path, on_change: Callable[[list
     Raises:
         InputError: A source or the MLflow store can't be used; nothing has been run then.
     """
+    from components.ingest.locations import source_digest
+
     started = time.time()
-    arguments = pipeline_arguments(settings)
+    digest = source_digest(settings.ingest)
     store = tracking.prepare_store(settings)
     tracking.close_abandoned_runs(store)
     run_folder = _new_run_folder(settings.workspace.absolute(), settings.name)
@@ -142,7 +141,7 @@ def run_local(settings: Settings, settings_file: Path, on_change: Callable[[list
         "mlflow.source.name": "vitalfuse run",
         "mlflow.source.git.commit": commit,
         "vitalfuse.version": package_version(),
-        "vitalfuse.source_digest": str(arguments["source_digest"]),
+        "vitalfuse.source_digest": digest,
     }
     run_id = tracking.open_parent_run(store, settings, tags)
     steps = {name: StepState(name) for name in step_names(settings)}
@@ -151,7 +150,7 @@ def run_local(settings: Settings, settings_file: Path, on_change: Callable[[list
     try:
         _log_inputs(store, run_id, run_folder, settings, settings_file)
         plan = Plan(
-            arguments=arguments,
+            arguments=pipeline_arguments(settings),
             run_folder=run_folder,
             pipeline_root=run_folder / "steps",
             # Cached results hold versions of registered models, so they belong to one store.
@@ -181,7 +180,7 @@ def _new_run_folder(workspace: Path, name: str) -> Path:
 def _log_inputs(store: tracking.Store, run_id: str, run_folder: Path, settings: Settings, settings_file: Path) -> None:
     import yaml
 
-    from pipelines.compile import compile_pipeline
+    from pipelines.cluster import compile_pipeline
 
     compile_pipeline(run_folder / "pipeline.yaml")
     (run_folder / "settings.yaml").write_text(settings_file.read_text())
@@ -292,7 +291,7 @@ def _close(store: tracking.Store, outcome: RunOutcome, status: str, settings: Se
             tracking.log_cached_step(store, outcome.mlflow_run_id, outcome.records[state.name])
     metrics = {"system/seconds": outcome.seconds}
     for record in outcome.records.values():
-        if record.step in ("compare", "ingest", "preprocess"):
+        if record.step in HEADLINE_STEPS:
             # Seconds and memory are those of the step alone.
             metrics |= {name: value for name, value in record.metrics.items() if not name.startswith("system/")}
     tags = {"vitalfuse.cached_steps": str(sum(state.state == "cached" for state in outcome.steps))}

@@ -93,7 +93,7 @@ def run_plan(plan: Plan) -> None:
     """
     from kfp import local
 
-    from pipelines.diagnosis import diagnosis_pipeline
+    from pipelines.diagnosis import build_pipeline
 
     root = logging.getLogger()
     root.setLevel(logging.INFO)
@@ -104,7 +104,7 @@ def run_plan(plan: Plan) -> None:
         enable_caching=True,
         cache_root=str(plan.cache_root),
     )
-    diagnosis_pipeline(**plan.arguments)
+    build_pipeline()(**plan.arguments)
 
 
 def _end_with_runner() -> None:

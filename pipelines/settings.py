@@ -20,6 +20,7 @@ from components.register.settings import RegisterSettings
 from components.train.settings import TrainSettings
 from components.validate.settings import ValidateSettings
 from data_schemas.errors import InputError
+from pipelines.cluster_settings import ClusterSettings
 from training.names import CANDIDATE, MODEL_NAMES
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -56,6 +57,7 @@ class Settings(Section):
     cross_validate: CrossValidateSettings = CrossValidateSettings()
     compare: CompareSettings = CompareSettings()
     register_model: RegisterSettings = Field(default=RegisterSettings(), alias="register")
+    cluster: ClusterSettings = ClusterSettings()
 
     @field_validator("models")
     @classmethod

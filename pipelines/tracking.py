@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from components.common import parent_run
 from components.common.step import StepRecord
-from components.common.tracking import CACHED_TAG, SOURCE_RUN_TAG, STEP_TAG, finite
+from components.common.tracking import CACHED_TAG, SOURCE_RUN_TAG, STEP_TAG
 from data_schemas.errors import InputError
 from pipelines.settings import Settings
 
@@ -22,10 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 PROCESS_TAG = "vitalfuse.process"
-_PARAM_BATCH = 100
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ def _cause(error: Exception) -> str:
 
 
 def open_parent_run(store: Store, settings: Settings, tags: dict[str, str]) -> str:
-    """Open the parent run and log the settings as parameters.
+    """Open the parent run of a run on this machine, with the settings as parameters.
 
     Args:
         store: A ready store.
@@ -162,40 +161,9 @@ def open_parent_run(store: Store, settings: Settings, tags: dict[str, str]) -> s
     Returns:
         The run's id.
     """
-    from mlflow.entities import Param
-
-    client = _client(store.uri)
-    process = f"{socket.gethostname()}:{os.getpid()}"
-    run = client.create_run(
-        store.experiment_id, run_name=settings.name, tags={**tags, STEP_TAG: "pipeline", PROCESS_TAG: process}
-    )
-    params = [Param(name, value[:6000]) for name, value in flatten(settings.model_dump(mode="json", by_alias=True))]
-    for start in range(0, len(params), _PARAM_BATCH):
-        client.log_batch(run.info.run_id, params=params[start : start + _PARAM_BATCH])
-    return run.info.run_id
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Flatten a tree of settings to dotted names.
-
-    Args:
-        tree: Nested mappings; a list of mappings is numbered, any other list is one value.
-        prefix: Name of the tree itself.
-
-    Returns:
-        Names and values as text.
-    """
-    pairs: list[tuple[str, str]] = []
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict):
-            pairs += flatten(value, f"{name}.")
-        elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-            for i, item in enumerate(value):
-                pairs += flatten(item, f"{name}.{i}.")
-        elif value is not None:
-            pairs.append((name, ",".join(map(str, value)) if isinstance(value, list) else str(value)))
-    return pairs
+    process = {PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"}
+    tree = settings.model_dump(mode="json", by_alias=True)
+    return parent_run.open_parent_run(_client(store.uri), store.experiment_id, settings.name, tree, tags | process)
 
 
 def log_files(store: Store, run_id: str, files: Iterable[tuple[Path, str | None]]) -> None:
@@ -238,7 +206,7 @@ def log_cached_step(store: Store, parent_id: str, record: StepRecord) -> None:
         parent_id: The parent run.
         record: What the step left in its output.
     """
-    from mlflow.entities import Metric, Param
+    from mlflow.entities import Metric
     from mlflow.utils.time import get_current_time_millis
 
     client = _client(store.uri)
@@ -251,10 +219,8 @@ def log_cached_step(store: Store, parent_id: str, record: StepRecord) -> None:
         SOURCE_RUN_TAG: record.mlflow_run_id or "",
     }
     run = client.create_run(store.experiment_id, run_name=record.step, tags=tags)
-    params = [Param(name, str(value)[:6000]) for name, value in record.params.items()]
     client.log_batch(run.info.run_id, metrics=[Metric(name, value, now, 0) for name, value in record.metrics.items()])
-    for start in range(0, len(params), _PARAM_BATCH):
-        client.log_batch(run.info.run_id, params=params[start : start + _PARAM_BATCH])
+    parent_run.log_params(client, run.info.run_id, record.params)
     client.set_terminated(run.info.run_id)
 
 
@@ -268,19 +234,7 @@ def close_parent_run(store: Store, run_id: str, status: str, metrics: dict[str, 
         metrics: Headline metrics.
         tags: Further tags.
     """
-    from mlflow.entities import Metric, RunTag
-    from mlflow.utils.time import get_current_time_millis
-
-    client = _client(store.uri)
-    now = get_current_time_millis()
-    values = [Metric(name, value, now, 0) for name, value in finite(metrics).items()]
-    for start in range(0, len(values), 1000):
-        client.log_batch(run_id, metrics=values[start : start + 1000])
-    client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-    if status != "FINISHED":
-        for child in _running(client, store, f"tags.`mlflow.parentRunId` = '{run_id}'"):
-            client.set_terminated(child.info.run_id, status)
-    client.set_terminated(run_id, status)
+    parent_run.close_parent_run(_client(store.uri), run_id, status, metrics, tags)
 
 
 def close_abandoned_runs(store: Store) -> int:
@@ -294,16 +248,13 @@ def close_abandoned_runs(store: Store) -> int:
     """
     client = _client(store.uri)
     closed = 0
-    for run in _running(client, store, f"tags.`{STEP_TAG}` = 'pipeline'"):
+    running = f"attributes.status = 'RUNNING' and tags.`{STEP_TAG}` = '{parent_run.PIPELINE}'"
+    for run in client.search_runs([store.experiment_id], running):
         host, _, process = run.data.tags.get(PROCESS_TAG, "").rpartition(":")
         if host == socket.gethostname() and process.isdigit() and not _is_alive(int(process)):
             close_parent_run(store, run.info.run_id, "KILLED", {}, {})
             closed += 1
     return closed
-
-
-def _running(client: MlflowClient, store: Store, condition: str) -> list[Run]:
-    return list(client.search_runs([store.experiment_id], f"attributes.status = 'RUNNING' and {condition}"))
 
 
 def _is_alive(process: int) -> bool:

@@ -32,6 +32,11 @@ def tracking_enabled() -> bool:
     return bool(os.environ.get("MLFLOW_TRACKING_URI"))
 
 
+def tracked_by_kfp() -> bool:
+    """Return whether KFP's own MLflow integration has opened a run for this task."""
+    return bool(os.environ.get("MLFLOW_RUN_ID"))
+
+
 def find_parent_run_id() -> str | None:
     """Return the MLflow run under which this step's run is nested.
 
@@ -71,7 +76,7 @@ def step_run(step: str, tags: dict[str, str] | None = None) -> Iterator[str | No
     import mlflow
 
     tags = {STEP_TAG: step, **(tags or {})}
-    if os.environ.get("MLFLOW_RUN_ID"):
+    if tracked_by_kfp():
         with mlflow.start_run() as run:
             mlflow.set_tags(tags)
             yield run.info.run_id

@@ -19,7 +19,7 @@ from pipelines.settings import CONFIGS, Settings
 
 COMMANDS = {
     ("run",): ["--config", "--set", "--workspace", "Exit code"],
-    ("compile",): ["--output", "vitalfuse-diagnosis.yaml", "KFP"],
+    ("compile",): ["--output", "diagnosis.yaml", "KFP"],
     ("configs",): ["settings files"],
     ("settings",): ["docs/settings.md"],
     ("cohort",): ["generate", "describe"],
@@ -100,7 +100,7 @@ def test_compiled_pipeline_is_what_kfp_loads(project, vitalfuse):
     assert "wrote out/pipeline.yaml" in result.output
     loaded = components.load_component_from_file(str(project / "out" / "pipeline.yaml"))
     assert loaded.name == "vitalfuse-diagnosis"
-    assert {"ingest_settings", "models", "source_digest"} <= set(loaded.component_spec.inputs)
+    assert {"ingest_settings", "models", "settings"} <= set(loaded.component_spec.inputs)
     assert [path.name for path in (project / "out").iterdir()] == ["pipeline.yaml"]
 
 

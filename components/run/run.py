@@ -1,0 +1,87 @@
+"""The MLflow run of a pipeline run on a cluster: opened by its first task, closed by its last."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from components.common import environment
+from components.common.parent_run import HEADLINE_STEPS, children, close_parent_run, open_parent_run
+from components.common.tracking import (
+    KFP_RUN_TAG,
+    MODEL_TAG,
+    STEP_TAG,
+    find_parent_run_id,
+    tracked_by_kfp,
+    tracking_enabled,
+)
+from components.ingest.locations import source_digest
+from components.ingest.settings import IngestSettings
+
+_STATUS = {"SUCCEEDED": "FINISHED", "CANCELLED": "KILLED", "CANCELED": "KILLED"}
+_MESSAGE_LIMIT = 500
+
+
+def open_pipeline_run(settings: dict[str, Any], mlflow_run_id: str = "") -> str:
+    """Open the parent run in MLflow and list the sources.
+
+    Args:
+        settings: All settings as plain values.
+        mlflow_run_id: A parent run that was opened before, or "". Where KFP tracks the run itself, it is deleted.
+
+    Returns:
+        SHA-256 of the sources' listing, hexadecimal.
+
+    Raises:
+        InputError: A source is not there.
+    """
+    if tracking_enabled():
+        _open_parent(settings, mlflow_run_id)
+    return source_digest(IngestSettings.model_validate(settings["ingest"]))
+
+
+def _open_parent(settings: dict[str, Any], mlflow_run_id: str) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    if tracked_by_kfp():
+        # Never both: KFP has opened a run of its own.
+        if mlflow_run_id:
+            client.delete_run(mlflow_run_id)
+        return
+    kfp_run_id = os.environ.get(environment.KFP_RUN_ID, "")
+    tags = {KFP_RUN_TAG: kfp_run_id, "mlflow.source.git.commit": os.environ.get(environment.GIT_COMMIT, "unknown")}
+    if mlflow_run_id:
+        for name, value in tags.items():
+            client.set_tag(mlflow_run_id, name, value)
+    elif find_parent_run_id() is None:  # A retry of this task finds the run of the first attempt.
+        experiment = mlflow.set_experiment(settings["tracking"]["experiment"])
+        open_parent_run(client, experiment.experiment_id, settings["name"], settings, tags)
+
+
+def close_pipeline_run(state: str, error_message: str = "") -> None:
+    """Close the parent run in MLflow, with the headline metrics of its steps.
+
+    Args:
+        state: State of the pipeline run in KFP, such as ``SUCCEEDED``, ``FAILED`` or ``CANCELLED``.
+        error_message: What KFP has to say of a failure.
+    """
+    if not tracking_enabled() or tracked_by_kfp():
+        return
+    import mlflow
+
+    run_id = find_parent_run_id()
+    if run_id is None:
+        print("No MLflow run bears this KFP run's id: none to close.")
+        return
+    client = mlflow.MlflowClient()
+    metrics: dict[str, float] = {}
+    tags = {"vitalfuse.error": error_message[:_MESSAGE_LIMIT]} if error_message else {}
+    for child in children(client, run_id):
+        step = child.data.tags.get(STEP_TAG)
+        if step in HEADLINE_STEPS:
+            # Seconds and memory are those of the step alone.
+            metrics |= {name: value for name, value in child.data.metrics.items() if not name.startswith("system/")}
+        elif step == "register" and MODEL_TAG in child.data.tags:
+            tags[MODEL_TAG] = child.data.tags[MODEL_TAG]
+    close_parent_run(client, run_id, _STATUS.get(state, "FAILED"), metrics, tags)

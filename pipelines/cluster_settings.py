@@ -1,0 +1,235 @@
+"""The settings of a cluster: what each step's pod gets. A local run ignores them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from components.common.settings import Section
+
+STEPS = (
+    "open_run",
+    "ingest",
+    "validate",
+    "preprocess",
+    "embed_text",
+    "train",
+    "cross_validate",
+    "compare",
+    "register",
+    "close_run",
+)
+Cpu = Annotated[str, Field(pattern=r"^([0-9]+(\.[0-9]+)?|[0-9]+m)$")]
+Size = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(K|M|G|T|Ki|Mi|Gi|Ti)$")]
+Duration = Annotated[str, Field(pattern=r"^[0-9]+(s|m|h)$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+def seconds(duration: str) -> int:
+    """Return a duration such as "30m" in seconds.
+
+    Args:
+        duration: Digits and one of s, m, h.
+
+    Returns:
+        Seconds.
+    """
+    return int(duration[:-1]) * _SECONDS[duration[-1]]
+
+
+class Toleration(Section):
+    """A taint that the pod may run beside."""
+
+    key: str | None = Field(default=None, description="Key of the taint; null: every taint")
+    operator: Literal["Equal", "Exists"] = Field(default="Exists", description="How the key is matched")
+    value: str | None = Field(default=None, description="Value of the taint, for Equal")
+    effect: Literal["NoExecute", "NoSchedule", "PreferNoSchedule"] | None = Field(
+        default=None, description="Effect of the taint; null: every effect"
+    )
+
+
+class StepResources(Section):
+    """What one step's pod asks for; empty values are taken from ``defaults``."""
+
+    cpu: Cpu | None = Field(default=None, description="CPU request, in cores, such as 2 or 500m")
+    cpu_limit: Cpu | None = Field(default=None, description="CPU limit")
+    memory: Size | None = Field(default=None, description="Memory request, such as 4Gi")
+    memory_limit: Size | None = Field(default=None, description="Memory limit; more than it ends the pod")
+    gpus: int | None = Field(default=None, ge=0, le=64, description="GPUs; 0 = none")
+    gpu_type: str | None = Field(default=None, description="Resource name of the GPU")
+    timeout: Duration | None = Field(default=None, description="A pod that runs longer is ended, such as 2h")
+    retries: int | None = Field(default=None, ge=0, le=20, description="Attempts after the first one failed")
+    node_selector: dict[str, str] | None = Field(default=None, description="Labels that the node must have")
+    tolerations: list[Toleration] | None = Field(default=None, description="Taints that the pod may run beside")
+
+
+class Backoff(Section):
+    """How long to wait before an attempt is repeated."""
+
+    first: Duration = Field(default="30s", description="Before the first repetition")
+    factor: float = Field(default=2.0, ge=1, le=10, description="Each further wait is longer by this factor")
+    longest: Duration = Field(default="10m", description="Longest wait")
+
+
+class SecretKeys(Section):
+    """Keys of a Kubernetes secret that become environment variables of steps."""
+
+    name: Name = Field(description="Name of the secret, in the namespace of the run")
+    keys: dict[str, str] = Field(min_length=1, description="Environment variable by key of the secret")
+    optional: bool = Field(default=False, description="Whether pods start where the secret is not there")
+    steps: list[Literal[STEPS]] | None = Field(  # type: ignore[valid-type]
+        default=None, min_length=1, description="Steps that get them; null: all"
+    )
+
+
+class Volume(Section):
+    """A persistent volume claim that steps see as a folder, such as one with the sources."""
+
+    claim: Name = Field(description="Name of the claim, in the namespace of the run")
+    path: str = Field(pattern=r"^/", description="Where the steps see it")
+    steps: list[Literal[STEPS]] = Field(  # type: ignore[valid-type]
+        default=["open_run", "ingest"], min_length=1, description="Steps that see it"
+    )
+
+
+class Scratch(Section):
+    """A volume of its own for each pod's temporary files, deleted with the pod."""
+
+    size: Size = Field(description="Size, such as 100Gi")
+    storage_class: Name | None = Field(default=None, description="Storage class; null: the cluster's default")
+    steps: list[Literal[STEPS]] = Field(  # type: ignore[valid-type]
+        default=["ingest", "validate", "preprocess", "train", "cross_validate"],
+        min_length=1,
+        description="Steps that get one",
+    )
+
+
+class Images(Section):
+    """The container images of the steps."""
+
+    registry: str = Field(default="vitalfuse", min_length=1, description="Registry and folder of the images")
+    tag: str = Field(default="latest", pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$", description="Tag of all images")
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
+        default="IfNotPresent", description="When a node pulls an image"
+    )
+    pull_secrets: list[Name] = Field(default_factory=list, description="Secrets for a private registry")
+
+
+_DEFAULTS = StepResources(
+    cpu="500m",
+    cpu_limit="2",
+    memory="1Gi",
+    memory_limit="4Gi",
+    gpus=0,
+    gpu_type="nvidia.com/gpu",
+    timeout="2h",
+    retries=2,
+    node_selector={},
+    tolerations=[],
+)
+_STEPS: dict[str, StepResources] = {
+    "open_run": StepResources(cpu="100m", cpu_limit="500m", memory="256Mi", memory_limit="1Gi", timeout="10m"),
+    "train": StepResources(cpu="2", cpu_limit="4", memory="4Gi", memory_limit="8Gi", timeout="24h"),
+    "cross_validate": StepResources(cpu="2", cpu_limit="4", memory="4Gi", memory_limit="8Gi", timeout="24h"),
+    "close_run": StepResources(cpu="100m", cpu_limit="500m", memory="256Mi", memory_limit="1Gi", timeout="10m"),
+}
+_SECRETS = [
+    SecretKeys(name="vitalfuse-pseudonyms", keys={"key": "VITALFUSE_PSEUDONYM_KEY"}, steps=["ingest"]),
+    SecretKeys(
+        name="vitalfuse-s3",
+        keys={"access_key_id": "AWS_ACCESS_KEY_ID", "secret_access_key": "AWS_SECRET_ACCESS_KEY"},
+        optional=True,
+    ),
+    SecretKeys(
+        name="vitalfuse-mlflow",
+        keys={"username": "MLFLOW_TRACKING_USERNAME", "password": "MLFLOW_TRACKING_PASSWORD"},
+        optional=True,
+    ),
+]
+
+
+class ClusterSettings(Section):
+    """What a cluster gives the steps; credentials are named here, never written."""
+
+    images: Images = Images()
+    defaults: StepResources = Field(default=_DEFAULTS, description="For every step")
+    steps: dict[Literal[STEPS], StepResources] = Field(  # type: ignore[valid-type]
+        default_factory=dict, description="By step, over the defaults"
+    )
+    backoff: Backoff = Backoff()
+    parallelism: int = Field(default=4, ge=1, le=64, description="Cross-validations that run at a time")
+    secrets: list[SecretKeys] = Field(default=_SECRETS, description="Secrets that become environment variables")
+    volumes: list[Volume] = Field(default_factory=list, description="Volume claims that steps see as folders")
+    scratch: Scratch | None = Field(default=None, description="A volume a pod for temporary files; null: the node's")
+    mlflow_uri: str | None = Field(
+        default="http://mlflow:5000",
+        description="MLflow server as the pods see it; null: none, or KFP's own integration names it",
+    )
+    s3_endpoint: str | None = Field(default=None, description="S3 server as the pods see it; null: AWS")
+    environment: dict[str, str] = Field(
+        default_factory=dict, description="Further environment variables; nothing secret, the YAML shows them"
+    )
+
+    @field_validator("environment")
+    @classmethod
+    def _holds_no_secret(cls, variables: dict[str, str]) -> dict[str, str]:
+        for name in variables:
+            if any(word in name.upper() for word in ("SECRET", "PASSWORD", "TOKEN", "_KEY")):
+                raise ValueError(f"{name} looks like a credential; put it into a Kubernetes secret, under secrets")
+        return variables
+
+    @model_validator(mode="after")
+    def _limits_hold_requests(self) -> ClusterSettings:
+        for step in STEPS:
+            resources = self.resources(step)
+            for name, number in (("cpu", cores), ("memory", size_bytes)):
+                request, limit = getattr(resources, name), getattr(resources, f"{name}_limit")
+                if request and limit and number(request) > number(limit):
+                    raise ValueError(f"{step}: {name} {request} is more than {name}_limit {limit}")
+        return self
+
+    def resources(self, step: str) -> StepResources:
+        """Return what a step's pod asks for.
+
+        What the settings say of the step comes first, then what is ready for it here, then the defaults.
+
+        Args:
+            step: One of ``STEPS``.
+
+        Returns:
+            Resources.
+        """
+        layers = (_DEFAULTS, self.defaults, _STEPS.get(step), self.steps.get(step))
+        values: dict[str, object] = {}
+        for layer in layers:
+            values |= layer.model_dump(exclude_none=True) if layer else {}
+        return StepResources.model_validate(values)
+
+
+def cores(text: str) -> float:
+    """Return a Kubernetes CPU quantity in cores.
+
+    Args:
+        text: Such as "2" or "500m".
+
+    Returns:
+        Cores.
+    """
+    return float(text[:-1]) / 1000 if text.endswith("m") else float(text)
+
+
+def size_bytes(text: str) -> float:
+    """Return a Kubernetes size in bytes.
+
+    Args:
+        text: Such as "4Gi" or "500M".
+
+    Returns:
+        Bytes.
+    """
+    digits = text.rstrip("KMGTi")
+    unit = text[len(digits) :]
+    power = "KMGT".index(unit[0]) + 1
+    return float(digits) * (1024 if unit.endswith("i") else 1000) ** power
