@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from components.common.settings import Section
 
@@ -20,7 +20,12 @@ STEPS = (
     "register",
     "close_run",
 )
-Cpu = Annotated[str, Field(pattern=r"^([0-9]+(\.[0-9]+)?|[0-9]+m)$")]
+# YAML reads a plain 2 as a number.
+Cpu = Annotated[
+    str,
+    BeforeValidator(lambda value: str(value) if isinstance(value, int | float) else value),
+    Field(pattern=r"^([0-9]+(\.[0-9]+)?|[0-9]+m)$"),
+]
 Size = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(K|M|G|T|Ki|Mi|Gi|Ti)$")]
 Duration = Annotated[str, Field(pattern=r"^[0-9]+(s|m|h)$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]

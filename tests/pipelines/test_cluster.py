@@ -1,0 +1,201 @@
+"""The pipeline as compiled for a cluster: golden files, and what every task must have."""
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from kfp import components
+
+from data_schemas.errors import InputError
+from pipelines.cluster import compile_pipeline
+from pipelines.cluster_settings import STEPS, ClusterSettings, cores, seconds, size_bytes
+from pipelines.settings import find_config, load_settings
+
+GOLDEN = Path(__file__).parent / "golden"
+# VITALFUSE_UPDATE_GOLDEN=1 writes the golden files anew; look at the difference before you commit it.
+UPDATE = bool(os.environ.get("VITALFUSE_UPDATE_GOLDEN"))
+LARGE = {
+    "images": {"registry": "registry.example.org/ml", "tag": "0.1.0", "pull_secrets": ["registry-login"]},
+    "parallelism": 8,
+    "steps": {
+        "train": {
+            "gpus": 1,
+            "node_selector": {"gpu": "a100"},
+            "tolerations": [{"key": "gpu", "effect": "NoSchedule"}],
+            "timeout": "12h",
+        },
+        "ingest": {"retries": 0, "memory": "8Gi", "memory_limit": "16Gi"},
+    },
+    "volumes": [{"claim": "hospital-exports", "path": "/data"}],
+    "scratch": {"size": "200Gi", "storage_class": "fast"},
+    "s3_endpoint": "https://s3.example.org",
+    "environment": {"TZ": "UTC"},
+}
+CASES = {"default": {}, "large": LARGE}
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compiled")
+    for name, settings in CASES.items():
+        compile_pipeline(folder / f"{name}.yaml", ClusterSettings.model_validate(settings))
+    return folder
+
+
+def _documents(compiled, name):
+    return list(yaml.safe_load_all((compiled / f"{name}.yaml").read_text()))
+
+
+def _executors(compiled, name):
+    """Return each step's container and its Kubernetes settings."""
+    pipeline, platform = _documents(compiled, name)
+    kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    return {
+        executor.removeprefix("exec-").replace("-", "_"): (spec["container"], kubernetes[executor])
+        for executor, spec in pipeline["deploymentSpec"]["executors"].items()
+    }
+
+
+def _tasks(compiled, name):
+    """Return the specification of each step's task, from whichever part of the graph it is in."""
+    pipeline = _documents(compiled, name)[0]
+    graphs = [pipeline["root"], *pipeline["components"].values()]
+    return {
+        task.replace("-", "_"): spec
+        for graph in graphs
+        for task, spec in graph.get("dag", {}).get("tasks", {}).items()
+        if task.replace("-", "_") in STEPS
+    }
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_compiled_pipeline_is_the_golden_one(compiled, name):
+    golden = GOLDEN / f"{name}.yaml"
+    text = (compiled / f"{name}.yaml").read_text()
+    if UPDATE:
+        golden.write_text(text)
+    assert text == golden.read_text(), "if the change is meant: VITALFUSE_UPDATE_GOLDEN=1, and run this test again"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_compiled_pipeline_loads_again(compiled, name):
+    loaded = components.load_component_from_file(str(compiled / f"{name}.yaml"))
+    assert loaded.name == "vitalfuse-diagnosis"
+    assert {"settings", "ingest_settings", "models", "mlflow_run_id"} <= set(loaded.component_spec.inputs)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_step_has_requests_limits_a_timeout_and_no_root(compiled, name):
+    executors = _executors(compiled, name)
+    assert set(executors) == set(STEPS)
+    for container, kubernetes in executors.values():
+        resources = container["resources"]
+        assert cores(resources["resourceCpuRequest"]) <= cores(resources["resourceCpuLimit"])
+        assert size_bytes(resources["resourceMemoryRequest"]) <= size_bytes(resources["resourceMemoryLimit"])
+        assert int(kubernetes["activeDeadlineSeconds"]) > 0
+        assert kubernetes["securityContext"]["runAsNonRoot"] is True
+
+
+def test_steps_are_repeated_with_backoff_and_cached_with_their_code_version(compiled):
+    for step, task in _tasks(compiled, "default").items():
+        policy = task["retryPolicy"]
+        assert policy["maxRetryCount"] == 2
+        assert (policy["backoffDuration"], policy["backoffMaxDuration"]) == ("30s", "600s")
+        if step in ("open_run", "close_run"):
+            assert step == "close_run" or not task["cachingOptions"].get("enableCache")
+        else:
+            assert task["cachingOptions"]["enableCache"] is True
+            assert "code_version" in task["inputs"]["parameters"]
+    assert "retryPolicy" not in _tasks(compiled, "large")["ingest"]
+
+
+def test_the_run_is_closed_also_when_a_step_fails(compiled):
+    root = _documents(compiled, "default")[0]["root"]["dag"]["tasks"]
+    assert root["close-run"]["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
+    assert set(root) == {"close-run", "steps"} or len(root) == 2
+
+
+def test_credentials_are_named_and_never_written(compiled):
+    for name in CASES:
+        for step, (container, kubernetes) in _executors(compiled, name).items():
+            named = {secret["secretName"] for secret in kubernetes["secretAsEnv"]}
+            assert named == {"vitalfuse-s3", "vitalfuse-mlflow"} | (
+                {"vitalfuse-pseudonyms"} if step == "ingest" else set()
+            )
+            written = {variable["name"] for variable in container.get("env", [])}
+            assert not [name for name in written if "KEY" in name or "PASSWORD" in name or "TOKEN" in name]
+
+
+def test_pods_learn_the_run_that_they_belong_to(compiled):
+    for _, kubernetes in _executors(compiled, "default").values():
+        assert kubernetes["fieldPathAsEnv"] == [
+            {"name": "KFP_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"}
+        ]
+
+
+def test_gpu_node_volume_and_scratch_go_where_they_are_wanted(compiled):
+    executors = _executors(compiled, "large")
+    container, kubernetes = executors["train"]
+    assert container["image"] == "registry.example.org/ml/train-python:0.1.0"
+    assert container["resources"]["accelerator"]["resourceType"] == "nvidia.com/gpu"
+    assert container["resources"]["accelerator"]["resourceCount"] == "1"
+    assert kubernetes["nodeSelector"]["labels"] == {"gpu": "a100"}
+    assert kubernetes["tolerations"][0]["key"] == "gpu"
+    assert kubernetes["activeDeadlineSeconds"] == str(12 * 3600)
+    assert "accelerator" not in executors["compare"][0]["resources"]
+    with_claim = {step for step, (_, item) in executors.items() if "pvcMount" in item}
+    assert with_claim == {"open_run", "ingest"}
+    with_scratch = {step for step, (_, item) in executors.items() if "genericEphemeralVolume" in item}
+    assert with_scratch == {"ingest", "validate", "preprocess", "train", "cross_validate"}
+    temporary = [item["value"] for item in container["env"] if item["name"] == "TMPDIR"]
+    assert temporary == [kubernetes["genericEphemeralVolume"][0]["mountPath"]]
+
+
+def test_parallelism_limits_the_loop(compiled):
+    pipeline = _documents(compiled, "large")[0]
+    limits = [
+        task["iteratorPolicy"]["parallelismLimit"]
+        for graph in [pipeline["root"], *pipeline["components"].values()]
+        for task in graph.get("dag", {}).get("tasks", {}).values()
+        if "iteratorPolicy" in task
+    ]
+    assert limits == [8]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("cluster.steps.train.cpu=8", "cpu 8 is more than cpu_limit 4"),
+        ("cluster.steps.trian.gpus=1", "train"),
+        ("cluster.environment.AWS_SECRET_ACCESS_KEY=abc", "secret"),
+        ("cluster.scratch.size=much", "cluster.scratch.size"),
+        ("cluster.backoff.first=soon", "cluster.backoff.first"),
+    ],
+)
+def test_bad_settings_are_told_in_one_line(override, words):
+    with pytest.raises(InputError) as caught:
+        load_settings(find_config("demo"), [override])
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_environment_value_that_is_refused_is_not_repeated():
+    with pytest.raises(InputError) as caught:
+        load_settings(find_config("demo"), ["cluster.environment.DATABASE_PASSWORD=hunter2"])
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_steps_own_values_go_over_the_defaults():
+    settings = ClusterSettings.model_validate(
+        {"defaults": {"cpu": "1", "timeout": "1h"}, "steps": {"train": {"memory_limit": "64Gi"}}}
+    )
+    train, compare = settings.resources("train"), settings.resources("compare")
+    assert (train.cpu, train.memory, train.memory_limit, train.timeout) == ("2", "4Gi", "64Gi", "24h")
+    assert (compare.cpu, compare.timeout, compare.retries) == ("1", "1h", 2)
+
+
+def test_quantities():
+    assert (cores("500m"), cores("2")) == (0.5, 2.0)
+    assert (size_bytes("4Gi"), size_bytes("500M")) == (4 * 2**30, 500e6)
+    assert (seconds("90s"), seconds("2h")) == (90, 7200)
