@@ -6,6 +6,7 @@ serving read the same values in the same way.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -95,6 +96,7 @@ class Catalogue:
     """
 
     def __init__(self, content: dict) -> None:
+        self.content = content
         parsed = _CatalogueFile.model_validate(content)
         self.channels = parsed.channels
         self.panels = parsed.panels
@@ -204,6 +206,26 @@ class Catalogue:
         other = next((conversion for conversion in others if conversion), None)
         meant = (other.factor, other.offset) if other and unit in entry.confused_units else (np.nan, np.nan)
         return (declared.factor, declared.offset, entry.low, entry.high, *meant)
+
+    @classmethod
+    def read(cls, path: Path) -> Catalogue:
+        """Read a catalogue that ``write`` has written, such as the one that travels with a model.
+
+        Args:
+            path: The JSON file.
+
+        Returns:
+            The catalogue.
+        """
+        return cls(json.loads(path.read_text(encoding="utf-8")))
+
+    def write(self, path: Path) -> None:
+        """Write the catalogue as JSON.
+
+        Args:
+            path: The file to write.
+        """
+        path.write_text(json.dumps(self.content, ensure_ascii=False), encoding="utf-8")
 
 
 @lru_cache(maxsize=1)

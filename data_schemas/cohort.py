@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -84,6 +85,13 @@ class ImageShape(_Contract):
     channels: int = Field(ge=1)
 
 
+class Demographics(_Contract):
+    """Which facts on the patients stand among the observations, and at which of their time stamps."""
+
+    names: list[Literal["age", "sex"]] = Field(default=[])
+    at: Literal["first", "first_and_last"] = Field(default="first")
+
+
 class SourceFile(_Contract):
     """One source file, or one group of files whose names would tell who the patients are."""
 
@@ -100,6 +108,7 @@ class Manifest(_Contract):
     classes: list[str] = Field(description="Class names in their fixed order")
     channels: list[Channel]
     image: ImageShape | None = Field(description="None where the whole cohort has no image")
+    demographics: Demographics = Field(default=Demographics(), description="Channels made of the patients' own facts")
     counts: dict[str, int] = Field(description="Rows of each table, and rejected rows")
     sources: list[SourceFile] = Field(default_factory=list)
     provenance: dict[str, str | int | float | bool | None] = Field(default_factory=dict)

@@ -9,12 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from data_schemas.cohort import Channel, ImageShape
+from data_schemas.cohort import SCHEMAS, Channel, Demographics, ImageShape
 from data_schemas.errors import InputError
 
 MODALITIES = ("series", "image", "text")
+
+
+class Preparation(BaseModel):
+    """How a cohort became these features: what serving has to do with a patient's raw data in the same way."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    settings: dict[str, JsonValue] = Field(description="Section preprocess of the settings")
+    demographics: Demographics = Field(description="Facts on patients that stand among the observations")
 
 
 class FeaturesManifest(BaseModel):
@@ -31,6 +40,7 @@ class FeaturesManifest(BaseModel):
     folds: int = Field(ge=2, description="Folds of the cross-validation, over the training rows")
     cohort_digest: str
     synthetic: bool = Field(default=False, description="Whether the source says that it is synthetic")
+    preparation: Preparation | None = Field(default=None, description="None for features that preprocess has not made")
 
     @property
     def channel_names(self) -> list[str]:
@@ -105,6 +115,12 @@ class Features:
     def samples(self) -> pd.DataFrame:
         """patient_id, label, window_end, split ("train" or "test") and fold (-1 for test rows)."""
         return pd.read_parquet(self.folder / "samples.parquet")
+
+    @cached_property
+    def devices(self) -> pd.DataFrame:
+        """Calibration certificates that were applied, as in the cohort; empty where there were none."""
+        path = self.folder / "devices.parquet"
+        return pd.read_parquet(path) if path.is_file() else SCHEMAS["devices"].empty_table().to_pandas()
 
     @cached_property
     def labels(self) -> np.ndarray:

@@ -9,12 +9,13 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
-from serving.package import ARTIFACT
-from serving.predictor import Predictor
+from serving.patients import Diagnosis
+from serving.predictor import ARTIFACT, Predictor
+from serving.table import patients_of
 
 
 class DiagnosisModel(PythonModel):
-    """Series, image and note in; class probabilities and attention by modality out."""
+    """Patients as a hospital has them in; diagnoses out."""
 
     def load_context(self, context: Any) -> None:
         """Open the model folder.
@@ -25,17 +26,22 @@ class DiagnosisModel(PythonModel):
         self._predictor = Predictor.load(Path(context.artifacts[ARTIFACT]))
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
-        """Diagnose samples; see ``Predictor.predict``.
+        """Diagnose patients, all in one batch.
 
         Args:
             context: MLflow's context.
-            model_input: One row a sample.
+            model_input: One row a patient, with the columns of ``serving.patients.Patient``.
             params: None are taken.
 
         Returns:
-            One row a sample.
+            One row a patient, with the columns of ``serving.patients.Diagnosis``.
+
+        Raises:
+            InvalidRequest: A patient cannot be diagnosed.
         """
-        return self._predictor.predict(model_input)
+        patients = patients_of(model_input)
+        rows = [diagnosis.model_dump() for diagnosis in self._predictor.diagnose(patients)]
+        return pd.DataFrame(rows, columns=list(Diagnosis.model_fields), index=model_input.index)
 
 
 set_model(DiagnosisModel())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from importlib import metadata as package_metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,23 +11,51 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from data_schemas.features import MODALITIES
-from serving.predictor import IMAGE, NOTE, OBSERVED, SERIES
+from serving.patients import Patient
+from serving.predictor import ARTIFACT
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
-ARTIFACT = "model"
+__all__ = ["ARTIFACT", "MODEL_SCRIPT", "input_example", "metadata", "requirements", "signature", "stage_code"]
+
 _ROOT = Path(__file__).resolve().parent.parent
 MODEL_SCRIPT = _ROOT / "serving" / "mlflow_model.py"
-# What the predictor imports at run time; training/text.py imports neither TensorFlow nor Keras.
-_PACKAGES = ("data_schemas", "serving", "training")
-_LIBRARIES = ("mlflow", "onnxruntime", "numpy", "pandas", "pyarrow", "pydantic")
+# What the predictor imports at run time: none of it imports TensorFlow, Keras, KFP or scikit-learn.
+_CODE = (
+    "components/__init__.py",
+    *(f"components/common/{name}.py" for name in ("__init__", "result", "settings")),
+    *(f"components/ingest/{name}.py" for name in ("__init__", "clean", "images", "rejections", "source_tables")),
+    "components/ingest/tabular.py",
+    *(f"components/preprocess/{name}.py" for name in ("__init__", "align", "calibrate", "denoise", "documents")),
+    *(f"components/preprocess/{name}.py" for name in ("impute", "series", "settings")),
+    "data_schemas",
+    *(f"serving/{name}.py" for name in ("__init__", "images", "patients", "predictor", "preparation", "table")),
+    "training/__init__.py",
+    "training/onnx_session.py",
+    "training/text.py",
+)
+_LIBRARIES = ("mlflow", "onnxruntime", "numpy", "scipy", "pandas", "pyarrow", "pydantic", "pillow", "PyYAML")
 
 
-def code_paths() -> list[str]:
-    """Return the packages that travel with the model, so that it needs no installation of vitalfuse."""
-    return [str(_ROOT / name) for name in _PACKAGES]
+def stage_code(target: Path) -> list[str]:
+    """Copy the code that travels with the model, so that it needs no installation of vitalfuse.
+
+    Args:
+        target: A folder to make.
+
+    Returns:
+        The packages in it, as MLflow's ``code_paths``.
+    """
+    target.mkdir()
+    for name in _CODE:
+        source, copy = _ROOT / name, target / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__", "README.md"))
+        else:
+            shutil.copy(source, copy)
+    return [str(folder) for folder in sorted(target.iterdir())]
 
 
 def requirements() -> list[str]:
@@ -41,30 +70,31 @@ def _contract(folder: Path) -> dict[str, Any]:
 def signature(folder: Path) -> ModelSignature:
     """Return the model's signature.
 
+    Observations and images are left to ``serving.patients`` to check: its messages name the field and repeat nothing of
+    the patient, while MLflow's repeat the values.
+
     Args:
         folder: Output of ``train``.
 
     Returns:
-        Optional columns for the modalities that the model reads; a diagnosis, probabilities and attention.
+        Optional columns, those of ``Patient``; the columns of ``Diagnosis``.
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
-    from mlflow.types.schema import Array
+    from mlflow.types.schema import AnyType, Array, Map, Object, Property
 
-    contract = _contract(folder)
-    numbers = Array(Array(DataType.double))
-    columns: list[ColSpec | TensorSpec] = []
-    if SERIES in contract["modalities"]:
-        columns.append(ColSpec(numbers, SERIES, required=False))
-        columns.append(ColSpec(Array(Array(DataType.boolean)), OBSERVED, required=False))
-    if IMAGE in contract["modalities"]:
-        columns.append(ColSpec(Array(numbers), IMAGE, required=False))
-    if "text" in contract["modalities"]:
-        columns.append(ColSpec(DataType.string, NOTE, required=False))
-    outputs: list[ColSpec | TensorSpec] = [ColSpec(DataType.string, "diagnosis")]
-    outputs += [ColSpec(DataType.double, f"probability:{name}") for name in contract["classes"]]
-    outputs += [ColSpec(DataType.double, f"attention:{name}") for name in MODALITIES]
-    return ModelSignature(inputs=Schema(columns), outputs=Schema(outputs))
+    inputs: list[ColSpec | TensorSpec] = [ColSpec(AnyType(), name, required=False) for name in Patient.model_fields]
+    model = Object([Property(name, DataType.string, required=False) for name in ("name", "version", "cohort_digest")])
+    outputs: list[ColSpec | TensorSpec] = [
+        ColSpec(DataType.string, "diagnosis"),
+        ColSpec(Map(DataType.double), "probabilities"),
+        ColSpec(Array(DataType.string), "conformal_set", required=False),
+        ColSpec(Map(DataType.double), "attention"),
+        ColSpec(Array(DataType.string), "modalities"),
+        ColSpec(model, "model"),
+        ColSpec(Array(DataType.string), "warnings"),
+    ]
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
 
 
 def input_example(folder: Path) -> pd.DataFrame:
@@ -77,21 +107,28 @@ def input_example(folder: Path) -> pd.DataFrame:
         One row.
     """
     contract = _contract(folder)
-    shapes = {item["name"]: item["shape"][1:] for item in contract["inputs"]}
     row: dict[str, Any] = {}
-    if SERIES in contract["modalities"]:
-        middle = [(channel["low"] + channel["high"]) / 2 for channel in contract["channels"]]
-        row[SERIES] = [middle] * contract["steps"]
-        row[OBSERVED] = [[True] * len(middle)] * contract["steps"]
-    if IMAGE in contract["modalities"]:
-        row[IMAGE] = np.full(shapes[IMAGE], 0.5).tolist()
+    if "series" in contract["modalities"]:
+        row["observations"] = [
+            {
+                "channel": channel["name"],
+                "time": f"2022-06-01T{8 + hour:02d}:00:00+02:00",
+                "value": (channel["low"] + channel["high"]) / 2,
+                "unit": channel["unit"],
+            }
+            for hour in range(2)
+            for channel in contract["channels"]
+        ]
+    if "image" in contract["modalities"]:
+        image = contract["image"]
+        row["image"] = np.full((image["height"], image["width"], image["channels"]), 0.5).tolist()
     if "text" in contract["modalities"]:
-        row[NOTE] = "No history of chest pain. Blood pressure 120/80."
+        row["note"] = "No history of chest pain. Blood pressure 120/80."
     return pd.DataFrame([row])
 
 
 def metadata(folder: Path) -> dict[str, Any]:
-    """Return what MLflow keeps with the model: the contract in short.
+    """Return what MLflow keeps with the model: the contract in short, and the form of a request.
 
     Args:
         folder: Output of ``train``.
@@ -106,4 +143,5 @@ def metadata(folder: Path) -> dict[str, Any]:
         "modalities": contract["modalities"],
         "cohort_digest": contract["cohort_digest"],
         "intended_use": contract["intended_use"],
+        "request_schema": Patient.model_json_schema(),
     }

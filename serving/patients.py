@@ -151,6 +151,13 @@ class Observation(_Model):
         return self
 
 
+class Note(_Model):
+    """One clinical note."""
+
+    text: _LongText
+    time: Time | None = Field(default=None, description="When it was written")
+
+
 class Patient(_Model):
     """What is known of one patient; whatever is left out counts as not known."""
 
@@ -161,10 +168,9 @@ class Patient(_Model):
         default=None, description="An image file (PNG, JPEG, TIFF, BMP or WebP) in base64, or pixels"
     )
     image_time: Time | None = Field(default=None, description="When the image was taken")
-    note: _LongText | None = Field(
-        default=None, description="Clinical note; several are joined in the order of their time, a line each"
+    note: _LongText | Annotated[list[Note], Field(max_length=10_000)] | None = Field(
+        default=None, description="The clinical note, or all of them, dated; they are joined in the order of their time"
     )
-    note_time: Time | None = Field(default=None, description="When the note was written, the last one where several")
     sex: Literal["female", "male", "other", "unknown"] | None = Field(
         default=None, description="Read by models that have sex as a channel"
     )
@@ -264,20 +270,40 @@ def faults_of(errors: Sequence[ErrorDetails], place: str = "") -> list[Fault]:
         field = _path(error["loc"], place)
         problem, remedy = _explain(error)
         faults.setdefault(field, Fault(field, problem, remedy, malformed=True))
-    return list(faults.values())
+    # A list of notes is no single text either: only what is wrong inside the list is worth telling.
+    inside = {field[: place.start()] for field in faults for place in re.finditer(r"\[\d+\]", field)}
+    return [
+        fault for field, fault in faults.items() if fault.problem != _PROBLEMS["string_type"] or field not in inside
+    ]
 
 
-_FIELDS = {name for model in (Observation, Patient) for name in model.model_fields}
+_FIELDS = {name for model in (Observation, Note, Patient) for name in model.model_fields}
 # Names of fields that a caller may have made up, but that no patient's name looks like.
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
 _TIME_REMEDY = "Write it as 2022-06-01T10:00:00+02:00, with the offset from UTC"
 _VALUE_REMEDY = "Write a finite number, or a blood pressure as 120/80; leave out readings without a value"
+_PROBLEMS = {
+    "missing": "is missing",
+    "json_invalid": "is not JSON",
+    "list_type": "is not a list",
+    "model_type": "is not an object",
+    "model_attributes_type": "is not an object",
+    "float_type": "is not a number",
+    "string_type": "is not a text",
+    "finite_number": "is not a finite number",
+    "timezone_aware": "has no offset from UTC",
+    "greater_than_equal": "is below zero",
+    "too_long": "has more than {limit} items",
+    "string_too_long": "has more than {limit} characters",
+    "string_unicode": "is not Unicode text",
+}
 _REMEDIES = {
     "time": _TIME_REMEDY,
     "image_time": _TIME_REMEDY,
-    "note_time": _TIME_REMEDY,
     "as_of": _TIME_REMEDY,
     "value": _VALUE_REMEDY,
+    "note": "Send a text, or a list of objects with text and time",
+    "text": "Send the note's text",
     "sex": "Write female, male, other or unknown",
     "birth_date": "Write it as 1960, 1960-06 or 1960-06-01",
     "age": "Write years, as a number from 0",
@@ -304,25 +330,12 @@ def _explain(error: ErrorDetails) -> tuple[str, str]:
     if kind == "extra_forbidden":
         name = str(location[-1])
         named = f" {name}" if _PLAIN_NAME.fullmatch(name) else ""
-        known = ", ".join(Observation.model_fields if "observations" in location else Patient.model_fields)
+        inner: dict[str, type[BaseModel]] = {"observations": Observation, "note": Note}
+        owner: type[BaseModel] = next((inner[str(part)] for part in location[:-1] if part in inner), Patient)
+        known = ", ".join(owner.model_fields)
         return f"has a field{named} that is not known", f"Leave it out; known are {known}"
     if kind in ("one_name", "one_age", "time_form", "time_range"):
         asked = {"one_name": "Send one of the two", "one_age": "Send one of the two"}
         return error["msg"], asked.get(kind, remedy)
-    context = error.get("ctx") or {}
-    problems = {
-        "missing": "is missing",
-        "json_invalid": "is not JSON",
-        "list_type": "is not a list",
-        "model_type": "is not an object",
-        "model_attributes_type": "is not an object",
-        "float_type": "is not a number",
-        "string_type": "is not a text",
-        "finite_number": "is not a finite number",
-        "timezone_aware": "has no offset from UTC",
-        "greater_than_equal": "is below zero",
-        "too_long": f"has more than {context.get('max_length')} items",
-        "string_too_long": f"has more than {context.get('max_length')} characters",
-        "string_unicode": "is not Unicode text",
-    }
-    return problems.get(kind, "is not of the documented form"), remedy
+    limit = (error.get("ctx") or {}).get("max_length")
+    return _PROBLEMS.get(kind, "is not of the documented form").format(limit=limit), remedy

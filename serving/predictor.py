@@ -1,165 +1,171 @@
-"""Predicts with a model folder: ONNX through onnxruntime, no TensorFlow."""
+"""Diagnoses patients with a model folder: ONNX through onnxruntime, no TensorFlow."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
-import pandas as pd
+import yaml
 
+from data_schemas.errors import InputError
 from data_schemas.features import MODALITIES
-from training.text import encode_words
+from serving.patients import Diagnosis, InvalidRequest, ModelInfo, Patient
+from serving.preparation import Preparer
+from training.onnx_session import open_onnx
 
-SERIES, OBSERVED, IMAGE, NOTE = "series", "series_observed", "image", "note"
+ARTIFACT = "model"
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model folder, opened.
+    """A model folder, opened; it may be called from several threads at a time.
 
     Attributes:
         contract: Content of contract.json.
-        vocabulary: Words by number.
+        info: Name, version and cohort, as every diagnosis repeats them.
+        preparer: Turns patients into the model's inputs.
         session: The ONNX model.
     """
 
     contract: dict[str, Any]
-    vocabulary: list[str]
+    info: ModelInfo
+    preparer: Preparer
     session: onnxruntime.InferenceSession
 
     @classmethod
-    def load(cls, folder: Path) -> Predictor:
-        """Open a model folder.
+    def load(cls, folder: Path, *, name: str | None = None, version: str | None = None) -> Predictor:
+        """Open a model folder, in about a second.
 
         Args:
-            folder: Output of ``train``.
+            folder: Output of ``train``, or a registered model as MLflow downloads it.
+            name: Name of the registered model; by default what MLflow has written beside it, else the model's own.
+            version: Its version; by default what MLflow has written beside it, else None.
 
         Returns:
             The predictor.
-        """
-        options = onnxruntime.SessionOptions()
-        # Single diagnoses are fastest on one thread.
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        return cls(
-            contract=json.loads((folder / "contract.json").read_text()),
-            vocabulary=json.loads((folder / "vocabulary.json").read_text()),
-            session=onnxruntime.InferenceSession(
-                str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
-            ),
-        )
-
-    def predict(self, samples: pd.DataFrame) -> pd.DataFrame:
-        """Diagnose samples.
-
-        Args:
-            samples: One row a sample, with those of these columns that the model reads; None where a sample lacks the
-                modality. ``series``: ``[steps][channels]`` numbers in the contract's units, preprocessed as in
-                training, None in a channel that was never measured. ``series_observed``: the same shape, true where
-                measured; without it every number counts as measured. ``image``: ``[height][width][channels]`` in
-                [0, 1]. ``note``: text.
-
-        Returns:
-            One row a sample: ``diagnosis``, ``probability:<class>`` for each class, ``attention:<modality>``.
 
         Raises:
-            ValueError: A value has another shape or range than the contract's, or a row has no modality at all.
+            InputError: The folder is no model folder, or one that does not say how raw data are prepared.
         """
-        inputs = self._inputs(samples)
-        names = [output["onnx_name"] for output in self.contract["outputs"]]
-        outputs = dict(
-            zip(
-                (output["name"] for output in self.contract["outputs"]),
-                self.session.run(names, inputs),
-                strict=True,
-            )
+        inside = find_model_folder(folder)
+        contract = json.loads((inside / "contract.json").read_text(encoding="utf-8"))
+        registered = _registered(inside)
+        return cls(
+            contract=contract,
+            info=ModelInfo(
+                name=name or registered.get("model_name") or contract["model"],
+                version=version or registered.get("model_version"),
+                cohort_digest=contract["cohort_digest"],
+            ),
+            preparer=Preparer.load(inside, contract),
+            session=open_onnx(inside / "model.onnx"),
         )
-        classes = self.contract["classes"]
-        probabilities = np.asarray(outputs["probabilities"], dtype=np.float64)
-        attention = np.asarray(outputs["modality_attention"], dtype=np.float64)
-        result = pd.DataFrame({"diagnosis": [classes[i] for i in probabilities.argmax(axis=1)]}, index=samples.index)
-        for i, name in enumerate(classes):
-            result[f"probability:{name}"] = probabilities[:, i]
-        for i, name in enumerate(MODALITIES):
-            result[f"attention:{name}"] = attention[:, i]
-        return result
 
-    def _inputs(self, samples: pd.DataFrame) -> dict[str, np.ndarray]:
-        """Turn rows into the arrays of the ONNX model; an absent modality is masked, its values are never read."""
-        shapes = {item["name"]: tuple(item["shape"][1:]) for item in self.contract["inputs"]}
-        count = len(samples)
-        present = np.zeros((count, len(MODALITIES)), dtype=bool)
-        inputs: dict[str, np.ndarray] = {"present": present}
-        if SERIES in shapes:
-            inputs |= self._series(samples, shapes[SERIES], present)
-        if IMAGE in shapes:
-            inputs[IMAGE] = np.zeros((count, *shapes[IMAGE]), dtype=np.float32)
-            for row, value in enumerate(_column(samples, IMAGE)):
-                if not _absent(value):
-                    inputs[IMAGE][row] = self._pixels(value, shapes[IMAGE], row)
-                    present[row, MODALITIES.index("image")] = True
-        if "tokens" in shapes:
-            notes = ["" if _absent(value) else str(value) for value in _column(samples, NOTE)]
-            inputs["tokens"] = encode_words(notes, self.vocabulary, shapes["tokens"][0])
-            present[:, MODALITIES.index("text")] = [bool(note.strip()) for note in notes]
-        if not present.any(axis=1).all():
-            row = int(present.any(axis=1).argmin())
-            modalities = self.contract["modalities"]
-            raise ValueError(f"row {row} has no {' or '.join(modalities)}: nothing to diagnose from")
-        return inputs
+    @property
+    def classes(self) -> list[str]:
+        """Class names, in the order of the probabilities."""
+        return list(self.contract["classes"])
 
-    def _pixels(self, value: object, shape: tuple[int, ...], row: int) -> np.ndarray:
-        pixels = _array(value, shape, IMAGE, row)
-        low, high = self.contract["image_range"]
-        # A comparison with NaN is false, so the bounds are stated the other way round.
-        if not (pixels.min() >= low and pixels.max() <= high):
-            raise ValueError(
-                f"image of row {row} needs values in [{low:g}, {high:g}]; received {pixels.min():g} to {pixels.max():g}"
+    def diagnose(self, patients: Sequence[Patient]) -> list[Diagnosis]:
+        """Diagnose patients, all or none.
+
+        Args:
+            patients: Any number; they are run through the model in one batch.
+
+        Returns:
+            One diagnosis a patient, in order.
+
+        Raises:
+            InvalidRequest: A patient cannot be diagnosed; fields begin with "patients[0]" and so on.
+        """
+        answers = self.diagnose_each(patients)
+        diagnoses = [answer for answer in answers if isinstance(answer, Diagnosis)]
+        if len(diagnoses) < len(answers):
+            raise InvalidRequest(
+                fault
+                for place, answer in enumerate(answers)
+                if isinstance(answer, InvalidRequest)
+                for fault in answer.at(f"patients[{place}]").faults
             )
-        return pixels
+        return diagnoses
 
-    def _series(self, samples: pd.DataFrame, shape: tuple[int, ...], present: np.ndarray) -> dict[str, np.ndarray]:
-        values = np.full((len(samples), *shape), np.nan, dtype=np.float32)
-        observed = np.zeros(values.shape, dtype=bool)
-        masks = _column(samples, OBSERVED)
-        for row, (value, mask) in enumerate(zip(_column(samples, SERIES), masks, strict=True)):
-            if _absent(value):
-                continue
-            values[row] = _array(value, shape, SERIES, row)
-            finite = np.isfinite(values[row])
-            observed[row] = finite if _absent(mask) else finite & (_array(mask, shape, OBSERVED, row) > 0)
-            present[row, MODALITIES.index("series")] = bool(finite.any())
-        return {SERIES: values, OBSERVED: observed}
+    def diagnose_each(self, patients: Sequence[Patient]) -> list[Diagnosis | InvalidRequest]:
+        """Diagnose patients of several callers in one batch: a fault of one leaves the others' answers as they are.
+
+        Args:
+            patients: Any number.
+
+        Returns:
+            One diagnosis or error a patient, in order; an error's fields are those of the patient alone, such as
+            "observations[3].unit" (``InvalidRequest.at`` puts a path before them).
+        """
+        if not patients:
+            return []
+        batch = self.preparer.prepare(patients)
+        answers: list[Diagnosis | InvalidRequest | None] = [
+            InvalidRequest(faults) if faults else None for faults in batch.faults
+        ]
+        usable = np.array([place for place, answer in enumerate(answers) if answer is None], dtype=np.int64)
+        if len(usable):
+            outputs = self._run({name: values[usable] for name, values in batch.inputs.items()})
+            for row, place in enumerate(usable):
+                answers[place] = self._answer(
+                    outputs["probabilities"][row],
+                    outputs["modality_attention"][row],
+                    batch.present[place],
+                    batch.warnings[place],
+                )
+        return [answer for answer in answers if answer is not None]
+
+    def _run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        wanted = {output["name"]: output["onnx_name"] for output in self.contract["outputs"]}
+        names = ("probabilities", "modality_attention")
+        values = self.session.run([wanted[name] for name in names], inputs)
+        return {name: np.asarray(value, dtype=np.float64) for name, value in zip(names, values, strict=True)}
+
+    def _answer(
+        self, probabilities: np.ndarray, attention: np.ndarray, present: np.ndarray, warnings: list[str]
+    ) -> Diagnosis:
+        probabilities = probabilities / probabilities.sum()
+        classes = self.contract["classes"]
+        return Diagnosis(
+            diagnosis=classes[int(probabilities.argmax())],
+            probabilities=dict(zip(classes, probabilities.tolist(), strict=True)),
+            conformal_set=None,
+            attention=dict(zip(MODALITIES, attention.tolist(), strict=True)),
+            modalities=[name for name, there in zip(MODALITIES, present, strict=True) if there],
+            model=self.info,
+            warnings=warnings,
+        )
 
 
-def _column(samples: pd.DataFrame, name: str) -> list:
-    return samples[name].tolist() if name in samples else [None] * len(samples)
+def find_model_folder(folder: Path) -> Path:
+    """Return the folder that holds contract.json.
+
+    Args:
+        folder: A model folder, or a registered model as MLflow downloads it.
+
+    Returns:
+        The model folder itself.
+
+    Raises:
+        InputError: Neither is there.
+    """
+    for candidate in (folder, folder / "artifacts" / ARTIFACT):
+        if (candidate / "contract.json").is_file():
+            return candidate
+    raise InputError("is not a model folder: it has no contract.json", file=str(folder), remedy="Train a model first")
 
 
-def _absent(value: object) -> bool:
-    return value is None or value is pd.NA or (isinstance(value, float) and value != value)
-
-
-def _array(value: object, shape: tuple[int, ...], name: str, row: int) -> np.ndarray:
-    """Return nested lists or arrays as one float32 array; None becomes NaN."""
-    if isinstance(value, np.ndarray) and value.dtype == object:
-        value = value.tolist()
-    try:
-        array = np.array(_plain(value), dtype=np.float32)
-    except ValueError as error:
-        raise ValueError(
-            f"{name} of row {row} needs numbers in the shape {list(shape)}; received rows of unequal length, or text"
-        ) from error
-    if array.shape != shape:
-        raise ValueError(f"{name} of row {row} needs the shape {list(shape)}; received {list(array.shape)}")
-    return array
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, np.ndarray) and value.dtype == object:
-        value = value.tolist()
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+def _registered(folder: Path) -> dict[str, str]:
+    """Return model_name and model_version as MLflow writes them beside a model that it downloads by its version."""
+    path = folder.parent.parent / "registered_model_meta"
+    if not path.is_file():
+        return {}
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {name: str(value) for name, value in content.items()} if isinstance(content, dict) else {}

@@ -10,9 +10,12 @@ import keras
 import numpy as np
 import onnxruntime
 
+from data_schemas.channels import load_catalogue
+from data_schemas.cohort import write_table
 from data_schemas.features import MODALITIES, Features, FeaturesManifest
 from training.data import PREDICTION_BATCH, gather
 from training.neural import NeuralModel
+from training.onnx_session import open_onnx
 from training.timing import seconds_by_class
 
 TOLERANCE = 1e-5
@@ -23,7 +26,10 @@ INTENDED_USE = (
 
 
 def export_network(model: NeuralModel, features: Features, folder: Path) -> keras.Model:
-    """Write model.keras, model.onnx, vocabulary.json and contract.json.
+    """Write the model and what its caller's raw data need.
+
+    model.keras, model.onnx, vocabulary.json, channels.json (codes, units and ranges), devices.parquet (calibration
+    certificates) and contract.json.
 
     Args:
         model: A fitted network.
@@ -40,25 +46,11 @@ def export_network(model: NeuralModel, features: Features, folder: Path) -> kera
     whole.export(folder / "model.onnx", format="onnx", verbose=False)
     vocabulary = json.dumps(model.embedding.vocabulary, ensure_ascii=False)
     (folder / "vocabulary.json").write_text(vocabulary)
+    load_catalogue().write(folder / "channels.json")
+    write_table(folder, "devices", features.devices)
     contract = build_contract(model, features.manifest, folder / "model.onnx")
     (folder / "contract.json").write_text(json.dumps(contract, indent=2, ensure_ascii=False))
     return whole
-
-
-def open_onnx(path: Path) -> onnxruntime.InferenceSession:
-    """Open an ONNX model on one thread, which is fastest for single samples.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The session.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def build_contract(model: NeuralModel, manifest: FeaturesManifest, onnx_path: Path) -> dict[str, Any]:
@@ -71,7 +63,7 @@ def build_contract(model: NeuralModel, manifest: FeaturesManifest, onnx_path: Pa
 
     Returns:
         JSON content: classes, channels with units and ranges, steps, image shape, modalities, text length, inputs
-        and outputs (name, shape with -1 for the batch, dtype), intended use.
+        and outputs (name, shape with -1 for the batch, dtype), how raw data are prepared, intended use.
     """
     session = open_onnx(onnx_path)
     outputs = dict(zip(_output_names(model), session.get_outputs(), strict=True))
@@ -92,6 +84,7 @@ def build_contract(model: NeuralModel, manifest: FeaturesManifest, onnx_path: Pa
         "text_length": model.settings.network.text_length,
         "inputs": [_tensor(node.name, node) for node in session.get_inputs()],
         "outputs": [_tensor(name, node) | {"onnx_name": node.name} for name, node in outputs.items()],
+        "preparation": manifest.preparation.model_dump(mode="json") if manifest.preparation else None,
         "intended_use": INTENDED_USE,
     }
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,11 @@ class TextEmbedding:
         """
         return cls(vocabulary=list(_RESERVED), vectors=np.zeros((2, dimensions), dtype=np.float32))
 
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """Number of each word."""
+        return word_numbers(self.vocabulary)
+
     @property
     def dimensions(self) -> int:
         """Length of a word's vector."""
@@ -106,7 +112,7 @@ class TextEmbedding:
         Returns:
             int32 ``[len(texts), length]``: 0 is padding (at the end), 1 an unknown word.
         """
-        return encode_words(texts, self.vocabulary, length)
+        return encode_words(texts, self.numbers, length)
 
     def save(self, folder: Path) -> None:
         """Write vocabulary.json and vectors.npy.
@@ -131,20 +137,31 @@ class TextEmbedding:
         return cls(vocabulary=vocabulary, vectors=np.load(folder / "vectors.npy"))
 
 
-def encode_words(texts: Sequence[str], vocabulary: Sequence[str], length: int) -> np.ndarray:
+def word_numbers(vocabulary: Sequence[str]) -> dict[str, int]:
+    """Return the number of each word of a vocabulary.
+
+    Args:
+        vocabulary: Words by number; 0 is padding, 1 is unknown.
+
+    Returns:
+        Number by word, padding and unknown left out.
+    """
+    return {word: number for number, word in enumerate(vocabulary) if number > UNKNOWN}
+
+
+def encode_words(texts: Sequence[str], numbers: Mapping[str, int], length: int) -> np.ndarray:
     """Turn notes into word numbers with a vocabulary alone, as serving does.
 
     Args:
         texts: Notes; an empty string gives padding only.
-        vocabulary: Words by number; 0 is padding, 1 is unknown.
+        numbers: From ``word_numbers``.
         length: Words kept of each note, from its start.
 
     Returns:
         int32 ``[len(texts), length]``.
     """
-    index = {word: number for number, word in enumerate(vocabulary) if number > UNKNOWN}
     encoded = np.full((len(texts), length), PADDING, dtype=np.int32)
     for row, text in enumerate(texts):
-        numbers = [index.get(word, UNKNOWN) for word in tokenize(text)[:length]]
-        encoded[row, : len(numbers)] = numbers
+        words = [numbers.get(word, UNKNOWN) for word in tokenize(text)[:length]]
+        encoded[row, : len(words)] = words
     return encoded

@@ -11,7 +11,7 @@ from components.common.files import atomic_folder
 from components.common.result import StepResult, ignore_progress
 from components.embed_text.settings import EmbedTextSettings
 from data_schemas.features import Features
-from training.text import UNKNOWN, TextEmbedding, encode_words, tokenize
+from training.text import UNKNOWN, TextEmbedding, tokenize
 from training.word2vec import fit_embedding
 
 
@@ -59,6 +59,6 @@ def embed_notes(
 
 
 def _unknown_share(notes: list[str], embedding: TextEmbedding, length: int) -> float:
-    numbers = encode_words(notes, embedding.vocabulary, max(length, 1))
+    numbers = embedding.encode(notes, max(length, 1))
     known, unknown = int(np.sum(numbers > UNKNOWN)), int(np.sum(numbers == UNKNOWN))
     return unknown / max(known + unknown, 1)

@@ -13,6 +13,8 @@ from data_schemas.channels import Catalogue
 from data_schemas.errors import InputError
 
 _YEAR_SECONDS = 365.25 * 86400
+# What makes two rows one reading that was sent twice.
+READING = ["key", "channel", "device_id", "time", "value"]
 
 
 @dataclass
@@ -78,7 +80,7 @@ def clean_observations(
     units = map_values(taken["channel"], {name: entry.unit for name, entry in catalogue.channels.items()})
     corrected = taken.loc[converted.corrected, "channel"].value_counts()
     taken = taken.assign(value=converted.values, unit=units)[converted.plausible]
-    duplicate = taken.duplicated(["key", "channel", "device_id", "time", "value"])
+    duplicate = taken.duplicated(READING)
     rejections.add(taken[duplicate], taken.loc[duplicate, "channel"], DUPLICATE)
     counts = {str(name): int(count) for name, count in corrected.items() if count}
     return CleanObservations(taken[~duplicate], counts, not_selected, offered)

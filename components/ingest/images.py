@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -14,11 +15,12 @@ from components.ingest.rejections import Rejections
 _DEEP_GREY = {"I;16", "I;16L", "I;16B", "I;16N", "I"}
 
 
-def decode_image(path: Path) -> np.ndarray:
-    """Decode one image file.
+def decode_image(file: Path | BinaryIO, formats: tuple[str, ...] | None = None) -> np.ndarray:
+    """Decode one image file; ingest and serving call this.
 
     Args:
-        path: A file that Pillow reads, such as an 8-bit or 16-bit PNG.
+        file: A file that Pillow reads, such as an 8-bit or 16-bit PNG.
+        formats: Pillow's names of the formats to take; None: all that it reads.
 
     Returns:
         float32 ``[height, width, 1 or 3]`` in [0, 1]; 1 channel for grey images.
@@ -27,7 +29,7 @@ def decode_image(path: Path) -> np.ndarray:
         OSError: The file is truncated or no image.
         ValueError: The pixels are of a kind that has no known range.
     """
-    with Image.open(path) as image:
+    with Image.open(file, formats=formats) as image:
         image.load()
         if image.mode in _DEEP_GREY:
             pixels = np.asarray(image, dtype=np.float32)[..., None] / 65535.0
@@ -41,8 +43,16 @@ def decode_image(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGBA").convert("RGB"), dtype=np.float32) / 255.0
 
 
-def _resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize by antialiased bilinear interpolation, which stays within [0, 1]."""
+def resize_image(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize by antialiased bilinear interpolation, which stays within [0, 1]; ingest and serving call this.
+
+    Args:
+        pixels: float32 ``[height, width, channels]`` in [0, 1].
+        size: New height and width.
+
+    Returns:
+        float32 ``[new height, new width, channels]`` in [0, 1].
+    """
     if pixels.shape[:2] == size:
         return pixels
     planes = [
@@ -89,5 +99,5 @@ def read_images(
     channels = max(pixels.shape[2] for pixels in decoded)
     images = np.empty((len(decoded), height, width, channels), dtype=np.float32)
     for row, pixels in enumerate(decoded):
-        images[row] = _resize(pixels, (height, width))
+        images[row] = resize_image(pixels, (height, width))
     return index[readable], images

@@ -31,7 +31,7 @@ from components.ingest.rejections import Rejections
 from components.ingest.settings import IngestSettings
 from components.ingest.source_tables import SourceTables, build_table, stack_tables
 from data_schemas.channels import Catalogue, load_catalogue
-from data_schemas.cohort import SCHEMAS, ImageShape, Manifest, SourceFile, write_cohort
+from data_schemas.cohort import SCHEMAS, Demographics, ImageShape, Manifest, SourceFile, write_cohort
 from data_schemas.errors import InputError
 
 __all__ = ["ingest_sources", "source_digest"]
@@ -99,6 +99,7 @@ def ingest_sources(
             classes=classes,
             channels=channels,
             image=ImageShape(height=height, width=width, channels=depth) if parts.images is not None else None,
+            demographics=Demographics(names=list(settings.demographics), at=settings.demographics_at),
             counts={name: len(table) for name, table in cohort.items()},
             sources=_source_files(tables, label_file),
             provenance=_provenance(settings, tables),

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from components.ingest.rejections import ABSENT, Rejections
 from data_schemas.errors import InputError
 
-_BLOOD_PRESSURE = r"^\s*(-?\d{1,4}(?:\.\d+)?)\s*/\s*(-?\d{1,4}(?:\.\d+)?)\s*$"
+BLOOD_PRESSURE = r"^\s*(-?\d{1,4}(?:\.\d+)?)\s*/\s*(-?\d{1,4}(?:\.\d+)?)\s*$"
 _OFFSET = r"(?:[Zz]|[+-]\d{2}:?\d{2}|[+-]\d{2})$"
 
 
@@ -228,7 +228,7 @@ def split_pressures(frame: pd.DataFrame, rejections: Rejections, column: str = "
     text = frame[column].astype(str)
     absent = text.isin(["", " "])
     codes, distinct = pd.factorize(text)
-    parts = pd.Series(distinct, dtype=object).str.extract(_BLOOD_PRESSURE).astype(float)
+    parts = pd.Series(distinct, dtype=object).str.extract(BLOOD_PRESSURE).astype(float)
     parts = parts.take(codes).set_axis(text.index)
     bad = parts[0].isna() & ~absent
     rejections.add(frame[absent], column, ABSENT)

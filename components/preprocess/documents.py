@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import pandas as pd
 
@@ -9,6 +11,21 @@ from components.preprocess.denoise import smooth_images
 from components.preprocess.settings import PreprocessSettings
 
 NOTE_SEPARATOR = "\n"
+_Times = TypeVar("_Times", pd.Series, np.ndarray)
+
+
+def is_too_late(time: _Times, window_end: _Times, later_documents: str) -> _Times:
+    """Say which notes or images come too late to be used; training and serving call this.
+
+    Args:
+        time: When each is dated; NaT where it is not.
+        window_end: End of its sample's window; NaT where the sample has no series.
+        later_documents: "keep" or "drop" those dated after the window's end; undated ones stay.
+
+    Returns:
+        Bool, one a document.
+    """
+    return (time > window_end) & (later_documents == "drop")
 
 
 def usable_documents(documents: pd.DataFrame, samples: pd.DataFrame, later_documents: str) -> pd.DataFrame:
@@ -25,8 +42,7 @@ def usable_documents(documents: pd.DataFrame, samples: pd.DataFrame, later_docum
     """
     keys = samples[["patient_id", "window_end"]].assign(sample=np.arange(len(samples)))
     joined = documents.merge(keys, on="patient_id", how="inner")
-    if later_documents == "drop":
-        joined = joined[~(joined["time"] > joined["window_end"])]
+    joined = joined[~is_too_late(joined["time"], joined["window_end"], later_documents)]
     return joined.sort_values(["sample", "time"], kind="stable", na_position="first").reset_index(drop=True)
 
 

@@ -17,12 +17,12 @@ from components.common.result import StepResult, ignore_progress
 from components.preprocess.calibrate import read_certificates
 from components.preprocess.documents import join_notes, latest_images, prepare_images
 from components.preprocess.impute import Filling
-from components.preprocess.series import COLUMNS, Readings, encode_readings, grid_series
+from components.preprocess.series import COLUMNS, Readings, concatenate_readings, encode_readings, grid_series
 from components.preprocess.settings import PreprocessSettings
 from components.preprocess.split import HELD_OUT, split_samples
-from data_schemas.cohort import Cohort
+from data_schemas.cohort import Cohort, write_table
 from data_schemas.errors import InputError
-from data_schemas.features import MODALITIES, FeaturesManifest
+from data_schemas.features import MODALITIES, FeaturesManifest, Preparation
 
 # Bounds the memory of a chunk: rows of observations read at once, cells of the grid, pixels of images.
 ROWS = 500_000
@@ -81,6 +81,7 @@ def preprocess_cohort(
         pd.DataFrame({"patient_id": samples["patient_id"], "text": texts}).to_parquet(
             folder / "notes.parquet", index=False
         )
+        write_table(folder, "devices", applied_certificates(source, settings))
         present = np.stack([series_present, image_present, np.array([bool(text) for text in texts])], axis=1)
         np.save(folder / "present.npy", present)
         manifest = FeaturesManifest(
@@ -93,9 +94,26 @@ def preprocess_cohort(
             folds=settings.folds,
             cohort_digest=source.manifest.digest,
             synthetic=bool(source.manifest.provenance.get("synthetic", False)),
+            preparation=Preparation(
+                settings=settings.model_dump(mode="json"), demographics=source.manifest.demographics
+            ),
         )
         (folder / "features.json").write_text(manifest.model_dump_json(indent=2))
     return _result(fold, present, counts, settings)
+
+
+def applied_certificates(source: Cohort, settings: PreprocessSettings) -> pd.DataFrame:
+    """Return the calibration certificates that the series were corrected by.
+
+    Args:
+        source: The cohort.
+        settings: The settings of the step.
+
+    Returns:
+        Rows of the cohort's devices table; none where nothing is calibrated.
+    """
+    devices = source.devices
+    return devices[devices["channel"].isin(source.manifest.channel_names) & settings.calibrate]
 
 
 def _array(folder: Path, name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
@@ -155,7 +173,7 @@ def _patient_chunks(
     for batch in reader.iter_batches(batch_size=ROWS, columns=list(COLUMNS)):
         readings = encode(pa.Table.from_batches([batch]))
         if rest is not None:
-            readings = _concatenate(rest, readings)
+            readings = concatenate_readings(rest, readings)
         if not len(readings.patient):
             continue
         if readings.patient[0] < done or (np.diff(readings.patient) < 0).any():
@@ -184,12 +202,6 @@ def _whole_patients(readings: Readings, first: int, end: int, most: int) -> Iter
             start,
             stop,
         )
-
-
-def _concatenate(first: Readings, second: Readings) -> Readings:
-    """Join two sets of readings."""
-    names = Readings.__dataclass_fields__
-    return Readings(**{name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in names})
 
 
 def _check_measured(source: Cohort, received: np.ndarray, measured: np.ndarray) -> None:

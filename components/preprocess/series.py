@@ -53,6 +53,20 @@ class Readings:
         )
 
 
+def concatenate_readings(first: Readings, second: Readings) -> Readings:
+    """Join two sets of readings.
+
+    Args:
+        first: Readings.
+        second: Readings of the same patients, devices and channels.
+
+    Returns:
+        Both, in this order.
+    """
+    names = Readings.__dataclass_fields__
+    return Readings(**{name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in names})
+
+
 @dataclass(frozen=True)
 class PreparedSeries:
     """Series of some patients on the common grid.

@@ -97,7 +97,7 @@ def _log_model(candidate: Path) -> str:
             name="model",
             python_model=str(package.MODEL_SCRIPT),
             artifacts={package.ARTIFACT: str(shipped)},
-            code_paths=package.code_paths(),
+            code_paths=package.stage_code(Path(temporary) / "code"),
             signature=package.signature(candidate),
             input_example=package.input_example(candidate),
             pip_requirements=package.requirements(),

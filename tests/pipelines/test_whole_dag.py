@@ -160,7 +160,7 @@ def test_the_parent_run_can_be_compared_and_reproduced(tiny):
 
 def test_the_registered_version_predicts_and_is_tied_to_its_run(tiny):
     import mlflow
-    import pandas as pd
+    import pytest
 
     folder, _, _ = tiny
     client, runs = _runs(folder)
@@ -170,11 +170,10 @@ def test_the_registered_version_predicts_and_is_tied_to_its_run(tiny):
     assert len(version.tags["vitalfuse.cohort_digest"]) == 64
     mlflow.set_tracking_uri(f"sqlite:///{folder / 'workspace' / 'mlflow.db'}")
     model = mlflow.pyfunc.load_model("models:/vitalfuse-diagnosis@challenger")
-    example = model.input_example
-    predicted = pd.DataFrame(model.predict(example))
-    classes = [column for column in predicted if column.startswith("probability:")]
-    assert len(classes) == 6
-    assert predicted[classes].sum(axis=1).round(5).eq(1).all()
+    (predicted,) = model.predict(model.input_example).to_dict("records")
+    assert len(predicted["probabilities"]) == 6
+    assert sum(predicted["probabilities"].values()) == pytest.approx(1)
+    assert predicted["model"]["version"] == version.version
 
 
 def test_patients_are_named_nowhere(tiny):

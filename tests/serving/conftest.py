@@ -5,12 +5,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 import onnx
+import pandas as pd
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+from components.preprocess.settings import PreprocessSettings
+from data_schemas.channels import load_catalogue
+from data_schemas.cohort import write_table
 
 VOCABULARY = ["", "<unknown>", "cough", "fever", "not_cough"]
 CLASSES = ["healthy", "copd", "diabetes"]
 STEPS, CHANNELS, SIDE, WORDS = 2, 2, 2, 4
+# Steps of an hour from the first reading on, and nothing that changes values.
+PREPROCESS = PreprocessSettings(
+    step="1h", steps=STEPS, anchor="first", series_sigma=0, image_sigma=0, outlier_deviations=0
+)
+# This thermometer shows a degree too much, and its clock is an hour fast.
+DEVICES = pd.DataFrame(
+    [("thermometer", "body_temperature", 1.0, 1.0, 3600.0)],
+    columns=["device_id", "channel", "gain", "bias", "clock_offset_seconds"],
+)
 _INPUTS = {
     "series": (TensorProto.FLOAT, [STEPS, CHANNELS]),
     "series_observed": (TensorProto.BOOL, [STEPS, CHANNELS]),
@@ -24,14 +38,18 @@ _DTYPES = {TensorProto.FLOAT: "float32", TensorProto.BOOL: "bool", TensorProto.I
 def _nodes(with_image_and_text: bool) -> list[onnx.NodeProto]:
     """A model whose answer is easily found by hand.
 
-    The score of a modality is the sum of its observed values, pixels or word numbers, and 0 where it is absent.
-    Probabilities are the softmax of the three scores, attention is what is present divided by the number present.
+    The score of a modality is a hundredth of the sum of its observed values, or the sum of its pixels or word numbers,
+    and 0 where it is absent. Probabilities are the softmax of the three scores, attention is what is present divided
+    by the number present.
     """
     zero = helper.make_node("Constant", [], ["zero"], value=numpy_helper.from_array(_array(0.0)))
     last = helper.make_node("Constant", [], ["last"], value=numpy_helper.from_array(_array([1], "int64")))
     nodes = [zero, last, helper.make_node("Where", ["series_observed", "series", "zero"], ["seen"])]
     nodes.append(helper.make_node("Flatten", ["seen"], ["seen_flat"]))
-    nodes.append(helper.make_node("ReduceSum", ["seen_flat", "last"], ["score_series"], keepdims=1))
+    nodes.append(helper.make_node("ReduceSum", ["seen_flat", "last"], ["sum_series"], keepdims=1))
+    hundredth = numpy_helper.from_array(_array(0.01))
+    nodes.append(helper.make_node("Constant", [], ["hundredth"], value=hundredth))
+    nodes.append(helper.make_node("Mul", ["sum_series", "hundredth"], ["score_series"]))
     scores = ["score_series"]
     if with_image_and_text:
         nodes.append(helper.make_node("Flatten", ["image"], ["image_flat"]))
@@ -70,9 +88,10 @@ def _write(folder: Path, modalities: list[str]) -> Path:
     onnx.save(model, folder / "model.onnx")
     contract = {
         "contract_version": 1,
+        "model": "hand_made",
         "classes": CLASSES,
         "channels": [
-            {"name": "heart_rate", "unit": "/min", "low": 20, "high": 300},
+            {"name": "heart_rate", "unit": "/min", "low": 10, "high": 300},
             {"name": "body_temperature", "unit": "Cel", "low": 25, "high": 45},
         ],
         "steps": STEPS,
@@ -86,9 +105,13 @@ def _write(folder: Path, modalities: list[str]) -> Path:
             {"name": name, "onnx_name": f"output_{place}", "shape": [-1, 3], "dtype": "float32"}
             for place, name in enumerate(("modality_attention", "probabilities"))
         ],
+        "text_length": WORDS,
         "cohort_digest": "0" * 64,
         "intended_use": "tests",
+        "preparation": {"settings": PREPROCESS.model_dump(mode="json"), "demographics": {"names": [], "at": "first"}},
     }
+    load_catalogue().write(folder / "channels.json")
+    write_table(folder, "devices", DEVICES)
     (folder / "contract.json").write_text(json.dumps(contract))
     (folder / "vocabulary.json").write_text(json.dumps(VOCABULARY))
     return folder

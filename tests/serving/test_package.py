@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from serving import package
+from serving.patients import Diagnosis, InvalidRequest, Patient, parse_patients
 
 ALL = ("series", "image", "text")
 
@@ -16,38 +17,32 @@ ALL = ("series", "image", "text")
 def test_signature_has_optional_inputs_and_every_output(model_folder):
     signature = package.signature(model_folder(*ALL))
     inputs = {column.name: column for column in signature.inputs}
-    assert set(inputs) == {"series", "series_observed", "image", "note"}
+    assert list(inputs) == list(Patient.model_fields)
     assert not any(column.required for column in signature.inputs)
-    assert [column.name for column in signature.outputs] == [
-        "diagnosis",
-        "probability:healthy",
-        "probability:copd",
-        "probability:diabetes",
-        "attention:series",
-        "attention:image",
-        "attention:text",
-    ]
+    assert [column.name for column in signature.outputs] == list(Diagnosis.model_fields)
 
 
-def test_model_without_images_and_notes_asks_for_none(model_folder):
-    folder = model_folder("series")
-    assert [column.name for column in package.signature(folder).inputs] == ["series", "series_observed"]
-    assert list(package.input_example(folder)) == ["series", "series_observed"]
+def test_model_without_images_and_notes_shows_none(model_folder):
+    assert list(package.input_example(model_folder("series"))) == ["observations"]
 
 
 def test_input_example_is_plausible_and_of_nobody(model_folder):
     (row,) = package.input_example(model_folder(*ALL)).to_dict("records")
-    # The middle of 20 to 300 beats a minute, and of 25 to 45 degrees.
-    assert row["series"] == [[160, 35]] * 2
-    assert row["series_observed"] == [[True, True]] * 2
+    # The middle of 10 to 300 beats a minute, and of 25 to 45 degrees.
+    assert [(reading["channel"], reading["value"]) for reading in row["observations"]] == [
+        ("heart_rate", 155),
+        ("body_temperature", 35),
+    ] * 2
     assert row["image"] == [[[0.5]] * 2] * 2
-    assert isinstance(row["note"], str)
+    (patient,) = parse_patients([row])
+    assert isinstance(patient.note, str)
 
 
 def test_metadata_tells_what_the_model_takes(model_folder):
     metadata = package.metadata(model_folder(*ALL))
     assert metadata["channels"] == ["heart_rate (/min)", "body_temperature (Cel)"]
     assert metadata["classes"] == ["healthy", "copd", "diabetes"]
+    assert metadata["request_schema"]["properties"].keys() == Patient.model_fields.keys()
     assert json.loads(json.dumps(metadata)) == metadata
 
 
@@ -67,7 +62,7 @@ def saved(model_folder, tmp_path_factory):
         path=str(target),
         python_model=str(package.MODEL_SCRIPT),
         artifacts={package.ARTIFACT: str(folder)},
-        code_paths=package.code_paths(),
+        code_paths=package.stage_code(tmp_path_factory.mktemp("staged") / "code"),
         signature=package.signature(folder),
         input_example=package.input_example(folder),
         pip_requirements=package.requirements(),
@@ -93,7 +88,8 @@ def test_loaded_model_predicts_without_tensorflow_and_without_this_checkout(save
     assert origin.startswith(str(saved))
     assert heavy == []
     assert row["diagnosis"] in ("healthy", "copd", "diabetes")
-    assert sum(value for name, value in row.items() if name.startswith("probability:")) == pytest.approx(1, abs=1e-5)
+    assert sum(row["probabilities"].values()) == pytest.approx(1)
+    assert row["warnings"] == []
 
 
 @pytest.fixture(scope="module")
@@ -101,19 +97,41 @@ def loaded(saved):
     return mlflow.pyfunc.load_model(str(saved))
 
 
+READINGS = [{"channel": "heart_rate", "time": "2022-06-01T10:00:00+02:00", "value": 80, "unit": None}]
+
+
 def test_signature_lets_none_and_absent_columns_through(loaded):
-    rows = pd.DataFrame(
-        [
-            {"series": [[0.5, None], [1.0, None]], "note": None},
-            {"series": None, "note": "cough"},
-        ]
-    )
+    rows = pd.DataFrame([{"observations": READINGS, "note": None}, {"note": "cough"}], index=["b", "a"])
     predicted = loaded.predict(rows)
-    assert predicted["attention:series"].tolist() == [1.0, 0.0]
-    assert predicted["attention:text"].tolist() == [0.0, 1.0]
-    assert predicted["attention:image"].tolist() == [0.0, 0.0]
+    assert predicted.index.tolist() == ["b", "a"]
+    assert predicted["attention"].tolist() == [
+        {"series": 1.0, "image": 0.0, "text": 0.0},
+        {"series": 0.0, "image": 0.0, "text": 1.0},
+    ]
 
 
-def test_signature_refuses_what_is_no_number(loaded):
-    with pytest.raises(Exception, match="series"):
-        loaded.predict(pd.DataFrame([{"series": [["high", "low"], ["high", "low"]]}]))
+def test_a_table_read_from_parquet_is_taken(loaded, tmp_path):
+    """Parquet gives arrays of dictionaries and arrays of arrays back."""
+    rows = pd.DataFrame([{"observations": READINGS, "image": [[0.5, 0.5], [0.5, 0.5]], "as_of": None}])
+    rows.to_parquet(tmp_path / "rows.parquet")
+    pd.testing.assert_frame_equal(loaded.predict(pd.read_parquet(tmp_path / "rows.parquet")), loaded.predict(rows))
+
+
+@pytest.mark.parametrize("kind", [list, lambda rows: rows[0]])
+def test_dictionaries_are_taken_too(loaded, kind):
+    assert loaded.predict(kind([{"note": "cough"}]))["modalities"].tolist() == [["text"]]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"observations": [READINGS[0] | {"value": "high"}]}, r"observations\[0\].value: is a text"),
+        ({"observations": [READINGS[0] | {"value": float("nan")}]}, r"observations\[0\].value: is not a finite"),
+        ({"observations": [READINGS[0] | {"unit": "kPa"}]}, r"observations\[0\].unit: does not fit heart_rate"),
+        ({"note": 3}, r"patients\[0\].note: is not a text"),
+        ({"note": None}, r"patients\[0\]: holds nothing"),
+    ],
+)
+def test_what_is_wrong_is_told_without_what_was_sent(loaded, row, message):
+    with pytest.raises(InvalidRequest, match=message):
+        loaded.predict(pd.DataFrame([row]))

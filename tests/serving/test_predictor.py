@@ -1,75 +1,147 @@
-"""What the served model does with raw rows, against a model whose answers are found by hand."""
+"""What the served model does with raw patients, against a model whose answers are found by hand."""
+
+import base64
+import io
 
 import numpy as np
-import pandas as pd
 import pytest
+from PIL import Image
 from scipy.special import softmax
 
+from serving.patients import InvalidRequest, parse_patients
 from serving.predictor import Predictor
 
 ALL = ("series", "image", "text")
-SERIES = [[0.5, 0.25], [1.0, -0.75]]
-IMAGE = [[[0.1], [0.2]], [[0.3], [0.4]]]
+IMAGE = [[0.1, 0.2], [0.3, 0.4]]
+CLASSES = ["healthy", "copd", "diabetes"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def predictor(model_folder):
     return Predictor.load(model_folder(*ALL))
 
 
-def _row(**changes):
-    return {"series": SERIES, "image": IMAGE, "note": "Fever. Cough."} | changes
+def reading(channel="heart_rate", time="10:00", value=80.0, **more):
+    return {"channel": channel, "time": f"2022-06-01T{time}:00+02:00", "value": value, **more}
 
 
-def _probabilities(predicted):
-    return predicted[["probability:healthy", "probability:copd", "probability:diabetes"]].to_numpy()
+def patient(**changes):
+    readings = [reading(), reading(time="11:00", value=90), reading("body_temperature", value=37)]
+    return {"observations": readings, "image": IMAGE, "note": "Fever. Cough."} | changes
 
 
-def _attention(predicted):
-    return predicted[["attention:series", "attention:image", "attention:text"]].to_numpy()
+def diagnose(predictor, *patients):
+    return predictor.diagnose(parse_patients(list(patients)))
+
+
+def scores(answer):
+    """Undo the softmax, up to a constant that the tests choose by what is absent."""
+    return [answer.probabilities[name] for name in CLASSES]
+
+
+def expected(series, image=0.0, text=0.0):
+    return softmax([series, image, text])
 
 
 def test_every_modality_reaches_its_input(predictor):
-    predicted = predictor.predict(pd.DataFrame([_row()]))
-    # Series sum to 1, pixels to 1, "fever" and "cough" are words 3 and 2.
-    np.testing.assert_allclose(_probabilities(predicted), softmax([[1.0, 1.0, 5.0]], axis=1), rtol=1e-6)
-    assert predicted["diagnosis"].tolist() == ["diabetes"]
-    np.testing.assert_allclose(_attention(predicted), 1 / 3, rtol=1e-6)
+    (answer,) = diagnose(predictor, patient())
+    # Readings sum to 80 + 90 + 37, pixels to 1, "fever" and "cough" are words 3 and 2.
+    np.testing.assert_allclose(scores(answer), expected(2.07, 1.0, 5.0), rtol=1e-6)
+    assert answer.diagnosis == "diabetes"
+    assert answer.attention == pytest.approx({"series": 1 / 3, "image": 1 / 3, "text": 1 / 3})
+    assert answer.modalities == ["series", "image", "text"]
+    assert answer.warnings == []
+    assert answer.model.model_dump() == {"name": "hand_made", "version": None, "cohort_digest": "0" * 64}
 
 
-def test_probabilities_sum_to_one_and_rows_keep_their_index(predictor):
-    rows = pd.DataFrame([_row(), _row(note=None), _row(image=None)], index=["c", "a", "b"])
-    predicted = predictor.predict(rows)
-    assert predicted.index.tolist() == ["c", "a", "b"]
-    np.testing.assert_allclose(_probabilities(predicted).sum(axis=1), 1, rtol=1e-6)
-    # A row's answer does not depend on the rows beside it.
-    pd.testing.assert_frame_equal(predicted.loc[["a"]], predictor.predict(rows.loc[["a"]]))
+def only(*readings):
+    return {"observations": list(readings)}
 
 
 @pytest.mark.parametrize(
-    ("absent", "scores", "attention"),
+    ("readings", "total"),
     [
-        ("series", [0.0, 1.0, 5.0], [0, 0.5, 0.5]),
-        ("image", [1.0, 0.0, 5.0], [0.5, 0, 0.5]),
-        ("note", [1.0, 1.0, 0.0], [0.5, 0.5, 0]),
+        ([reading(code="8867-4", channel=None)], 80),
+        ([reading(code="8867-4", channel=None, system="http://loinc.org")], 80),
+        ([reading(channel="Heart Rate")], 80),
+        ([reading(value=80)], 80),
+        ([reading("body_temperature", value=98.6, unit="[degF]")], 37),
+        ([reading("body_temperature", value=98.6, unit="°F")], 37),
+        ([reading(), reading(value=90)], 85),  # The mean of a cell.
+        ([reading(), reading(), reading(value=90)], 85),  # Sent twice, counted once.
+        ([reading(), reading(time="13:00", value=90)], 80),  # Outside the window of two hours.
+        ([reading(), {"channel": "heart_rate", "time": "2022-06-01T09:30:00+01:00", "value": 90}], 85),
+        ([reading(), {"channel": "heart_rate", "time": "2022-06-01 08:30:00Z", "value": 90}], 85),
+        # The thermometer's certificate: 38 shown is 37, and 12:30 is 11:30, inside the window.
+        ([reading(), reading("body_temperature", "12:30", 38, device_id="thermometer")], 80 + 37),
+        ([reading(), reading("body_temperature", "12:30", 38, device_id="another")], 80),
     ],
 )
-@pytest.mark.parametrize("how", ["None", "NaN", "pandas NA", "no column"])
-def test_absent_modality_is_masked(predictor, absent, scores, attention, how):
-    rows = pd.DataFrame([_row()])
-    if how == "no column":
-        rows = rows.drop(columns=absent)
-    else:
-        rows[absent] = pd.Series([{"None": None, "NaN": float("nan"), "pandas NA": pd.NA}[how]], dtype=object)
-    predicted = predictor.predict(rows)
-    np.testing.assert_allclose(_probabilities(predicted), softmax([scores], axis=1), rtol=1e-6)
-    np.testing.assert_allclose(_attention(predicted), [attention], rtol=1e-6)
+def test_readings_are_brought_to_the_grid_as_in_training(predictor, readings, total):
+    (answer,) = diagnose(predictor, only(*readings))
+    np.testing.assert_allclose(scores(answer), expected(total / 100), rtol=1e-5)
+    assert answer.modalities == ["series"]
+    assert answer.attention == {"series": 1.0, "image": 0.0, "text": 0.0}
 
 
-@pytest.mark.parametrize("note", ["", "  \n"])
-def test_blank_note_is_an_absent_one(predictor, note):
-    attention = _attention(predictor.predict(pd.DataFrame([_row(note=note)])))
-    np.testing.assert_allclose(attention, [[0.5, 0.5, 0]], rtol=1e-6)
+@pytest.mark.parametrize(
+    ("readings", "total", "warning"),
+    [
+        (
+            [reading(), reading(time="10:30", value=500)],
+            80,
+            "observations: 1 reading of heart_rate left out, as outside the plausible range 10 to 300 /min",
+        ),
+        (
+            [reading(), reading("body_temperature", value=98.6)],
+            80 + 37,
+            "observations: 1 reading of body_temperature taken in another unit than sent, as plausible in that one "
+            "only",
+        ),
+        (
+            [reading(), reading("creatinine", value=1), reading(code="2160-0", channel=None, value=1)],
+            80,
+            "observations: 2 readings of creatinine left out, as the model does not read this channel",
+        ),
+        ([reading(), reading()], 80, "observations: 1 reading of heart_rate left out, as sent twice"),
+        (
+            [reading(), reading("blood_pressure", value="120/80")],
+            80,
+            "observations: 2 readings of diastolic_pressure, systolic_pressure left out, as the model does not read "
+            "these channels",
+        ),
+    ],
+)
+def test_what_is_left_out_or_corrected_is_told(predictor, readings, total, warning):
+    (answer,) = diagnose(predictor, only(*readings))
+    np.testing.assert_allclose(scores(answer), expected(total / 100), rtol=1e-5)
+    assert answer.warnings == [warning]
+
+
+def test_only_what_was_known_at_a_time_is_used(predictor):
+    readings = [reading(), reading(time="10:59", value=90), reading(time="11:30", value=100)]
+    image = {"image": IMAGE, "image_time": "2022-06-01T11:00:01+02:00"}
+    note = [{"text": "cough", "time": "2022-06-01T12:00:00Z"}, {"text": "fever", "time": "2022-06-01T08:00:00Z"}]
+    given = {"observations": readings, "note": note, **image, "as_of": "2022-06-01T09:00:00Z"}
+    (answer,) = diagnose(predictor, given)
+    np.testing.assert_allclose(scores(answer), expected(0.85, 0, 3), rtol=1e-5)
+    assert answer.warnings == [
+        "note: left out, as dated after as_of",
+        "image: left out, as dated after as_of",
+        "observations: 1 reading left out, as dated after as_of",
+    ]
+
+
+def test_notes_are_joined_in_the_order_of_their_time(predictor):
+    """Four words are kept: the undated note's first, then the earliest."""
+    notes = [
+        {"text": "fever fever", "time": "2022-06-01T10:00:00+02:00"},
+        {"text": "cough", "time": "2022-06-01T10:00:00+03:00"},
+        {"text": "nonsense"},
+        {"text": "  "},
+    ]
+    (answer,) = diagnose(predictor, {"note": notes})
+    np.testing.assert_allclose(scores(answer), expected(0, 0, 1 + 2 + 3 + 3), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -77,80 +149,132 @@ def test_blank_note_is_an_absent_one(predictor, note):
 )
 def test_notes_go_through_the_tokeniser_of_training(predictor, note, score):
     """An unknown word is 1, "no" is unknown too and turns cough into not_cough (4), and four words are kept."""
-    predicted = predictor.predict(pd.DataFrame([_row(series=None, image=None, note=note)]))
-    np.testing.assert_allclose(_probabilities(predicted), softmax([[0, 0, score]], axis=1), rtol=1e-6)
-
-
-def test_none_in_the_series_is_not_observed(predictor):
-    series = [[0.5, None], [1.0, None]]
-    predicted = predictor.predict(pd.DataFrame([_row(series=series, image=None, note=None)]))
-    np.testing.assert_allclose(_probabilities(predicted), softmax([[1.5, 0, 0]], axis=1), rtol=1e-6)
-
-
-def test_series_observed_tells_measured_from_imputed(predictor):
-    row = _row(image=None, note=None) | {"series_observed": [[True, False], [None, True]]}
-    predicted = predictor.predict(pd.DataFrame([row]))
-    np.testing.assert_allclose(_probabilities(predicted), softmax([[0.5 - 0.75, 0, 0]], axis=1), rtol=1e-6)
-
-
-def test_series_observed_cannot_make_a_value_of_none(predictor):
-    row = _row(series=[[None, 0.25], [1.0, -0.75]], series_observed=[[True] * 2] * 2, image=None, note=None)
-    predicted = predictor.predict(pd.DataFrame([row]))
-    np.testing.assert_allclose(_probabilities(predicted), softmax([[0.5, 0, 0]], axis=1), rtol=1e-6)
-
-
-def test_series_without_a_single_number_is_an_absent_one(predictor):
-    predicted = predictor.predict(pd.DataFrame([_row(series=[[None, None]] * 2)]))
-    np.testing.assert_allclose(_attention(predicted), [[0, 0.5, 0.5]], rtol=1e-6)
-
-
-@pytest.mark.parametrize("kind", ["array", "array of arrays"])
-def test_arrays_are_taken_like_lists(predictor, kind):
-    series: object = np.array(SERIES)
-    if kind == "array of arrays":
-        # As Parquet gives nested lists back.
-        series = np.empty(2, dtype=object)
-        series[:] = [np.array(row) for row in SERIES]
-    given = predictor.predict(pd.DataFrame([_row(series=series)]))
-    pd.testing.assert_frame_equal(given, predictor.predict(pd.DataFrame([_row()])))
+    (answer,) = diagnose(predictor, {"note": note})
+    np.testing.assert_allclose(scores(answer), expected(0, 0, score), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("absent", "series", "image", "text"),
+    [("observations", 0, 1, 5), ("image", 2.07, 0, 5), ("note", 2.07, 1, 0)],
+)
+@pytest.mark.parametrize("how", ["None", "left out", "empty"])
+def test_an_absent_modality_is_masked(predictor, absent, series, image, text, how):
+    given = patient()
+    if how == "left out" or (how == "None" and absent == "observations"):
+        del given[absent]
+    else:
+        given[absent] = None if how == "None" or absent == "image" else {"observations": [], "note": " \n"}[absent]
+    (answer,) = diagnose(predictor, given)
+    np.testing.assert_allclose(scores(answer), expected(series, image, text), rtol=1e-6)
+    assert sum(answer.attention.values()) == pytest.approx(1)
+    assert {name for name, weight in answer.attention.items() if weight} == set(answer.modalities)
+    assert len(answer.modalities) == 2
+
+
+def png(pixels, mode=None, form="PNG"):
+    stream = io.BytesIO()
+    Image.fromarray(np.asarray(pixels), mode=mode).save(stream, form)
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+GREY = np.array([[0, 51], [102, 204]], dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("image", "total"),
     [
-        ({"series": [[1.0, 2.0]]}, r"series of row 0 needs the shape \[2, 2\]; received \[1, 2\]"),
-        ({"series": [[1.0], [2.0, 3.0]]}, r"series of row 0 needs numbers .* \[2, 2\]; received rows of unequal"),
-        ({"series": [["high", 1.0], [1.0, 1.0]]}, r"series of row 0 needs numbers .* or text"),
-        ({"series_observed": [[True]]}, r"series_observed of row 0 needs the shape \[2, 2\]; received \[1, 1\]"),
-        ({"image": [[0.1, 0.2], [0.3, 0.4]]}, r"image of row 0 needs the shape \[2, 2, 1\]; received \[2, 2\]"),
-        ({"image": [[[0], [128]], [[255], [7]]]}, r"image of row 0 .* \[0, 1\]; received 0 to 255"),
-        ({"image": [[[0.5], [None]], [[0.5], [0.5]]]}, r"image of row 0 .* \[0, 1\]; received nan"),
+        (png(GREY), 1.4),
+        (png(GREY, form="TIFF"), 1.4),
+        (png(GREY.astype(np.uint16) * 257), 1.4),
+        (png(np.kron(GREY, np.ones((2, 2), dtype=np.uint8))), 1.4),  # Twice the size, averaged.
+        ((GREY / 255).tolist(), 1.4),
+        ((GREY / 255)[..., None].tolist(), 1.4),
+        ([[0, 1], [1, 0]], 2.0),
     ],
 )
-def test_wrong_input_is_told_with_what_was_received(predictor, changes, message):
-    with pytest.raises(ValueError, match=message):
-        predictor.predict(pd.DataFrame([_row(**changes)]))
+def test_images_are_brought_to_the_shape_of_training(predictor, image, total):
+    (answer,) = diagnose(predictor, {"image": image})
+    np.testing.assert_allclose(scores(answer), expected(0, total), rtol=0.02)
+    assert answer.warnings == []
 
 
-def test_second_row_is_named_when_it_is_wrong(predictor):
-    with pytest.raises(ValueError, match="series of row 1"):
-        predictor.predict(pd.DataFrame([_row(), _row(series=[[1.0]])]))
+def test_a_colour_image_is_turned_to_grey_for_a_grey_model(predictor):
+    colours = np.zeros((2, 2, 3), dtype=np.uint8)
+    colours[..., 1] = 255
+    (answer,) = diagnose(predictor, {"image": png(colours)})
+    np.testing.assert_allclose(scores(answer), expected(0, 4 * 0.587), rtol=1e-5)
+    assert answer.warnings == ["image: its colours were turned to grey, as the model was trained on grey images"]
 
 
-def test_nothing_gives_no_diagnosis(predictor):
-    rows = pd.DataFrame([_row(), {"series": None, "image": None, "note": " "}])
-    with pytest.raises(ValueError, match="row 1 has no series or image or text"):
-        predictor.predict(rows)
+def faults(predictor, *patients):
+    with pytest.raises(InvalidRequest) as caught:
+        diagnose(predictor, *patients)
+    return caught.value
 
 
-def test_model_of_one_modality_ignores_the_others(model_folder):
+@pytest.mark.parametrize(
+    ("changes", "field", "problem", "remedy", "malformed"),
+    [
+        (only(reading("heartrate")), ".observations[0].channel", "is no known channel", "mean heart_rate?", False),
+        (only(reading("zzz")), ".observations[0].channel", "is no known channel", "reads heart_rate, body_", False),
+        (only(reading(channel=None, code="1-2")), ".observations[0].code", "no LOINC code of a known", "Leave", False),
+        (only(reading(), reading(unit="kPa")), ".observations[1].unit", "does not fit heart_rate", "of /min", False),
+        (only(reading(value="high")), ".observations[0].value", "is a text", "Send a number", True),
+        (only(reading("blood_pressure")), ".observations[0].value", "not a blood pressure", "120/80", True),
+        (only(reading("bp", value="120")), ".observations[0].value", "not a blood pressure", "120/80", True),
+        ({"image": "no base64!"}, ".image", "is not base64", "PNG", True),
+        ({"image": base64.b64encode(b"no image").decode()}, ".image", "is truncated, or no image", "PNG", False),
+        ({"image": png(GREY)[:-40]}, ".image", "is truncated, or no image", "PNG", False),
+        ({"image": png(GREY, form="GIF")}, ".image", "is truncated, or no image", "PNG", False),
+        ({"image": [[0.1], [0.2, 0.3]]}, ".image", "rows of unequal length", "[height][width]", True),
+        ({"image": [["0.1"]]}, ".image", "is not a table of numbers", "[height][width]", True),
+        ({"image": [[True]]}, ".image", "is not a table of numbers", "[height][width]", True),
+        ({"image": [[None]]}, ".image", "is not a table of numbers", "[height][width]", True),
+        ({"image": []}, ".image", "is not a table of numbers", "[height][width]", True),
+        ({"image": [[0, 128], [255, 7]]}, ".image", "has pixels outside [0, 1]", "[0, 1]", False),
+        ({"image": [[float("nan")]]}, ".image", "has pixels outside [0, 1]", "finite", True),
+        ({"image": [[[0.1, 0.2]]]}, ".image", "another number of channels", "[1 or 3]", False),
+        ({}, "", "holds nothing that the model can read", "readings of heart_rate", False),
+        (only(reading(value=1)), "", "holds nothing that the model can read", "or a note", False),
+    ],
+)
+def test_what_cannot_be_used_is_told_with_field_and_remedy(predictor, changes, field, problem, remedy, malformed):
+    error = faults(predictor, patient(), changes)
+    (fault,) = error.faults
+    assert fault.field == "patients[1]" + field
+    assert problem in fault.problem
+    assert remedy in fault.remedy
+    assert error.malformed == fault.malformed == malformed
+
+
+def test_every_fault_of_every_patient_is_told(predictor):
+    error = faults(predictor, only(reading("zzz"), reading(unit="kg")), patient(), {"image": "%"})
+    assert [fault.field for fault in error.faults] == [
+        "patients[0].observations[0].channel",
+        "patients[0].observations[1].unit",
+        "patients[2].image",
+    ]
+
+
+def test_a_fault_of_one_caller_leaves_the_others_answers(predictor):
+    given = parse_patients([patient(), only(reading("zzz")), patient(note=None)])
+    first, second, third = predictor.diagnose_each(given)
+    assert isinstance(second, InvalidRequest)
+    assert second.faults[0].field == "observations[0].channel"
+    assert [first] == predictor.diagnose(given[:1])
+    assert [third] == predictor.diagnose(given[2:])
+
+
+def test_model_of_one_modality_says_what_it_does_not_read(model_folder):
     predictor = Predictor.load(model_folder("series"))
-    predicted = predictor.predict(pd.DataFrame([_row(image=[[["broken"]]])]))
-    np.testing.assert_allclose(_probabilities(predicted), softmax([[1.0, 0, 0]], axis=1), rtol=1e-6)
-    np.testing.assert_allclose(_attention(predicted), [[1, 0, 0]], rtol=1e-6)
+    (answer,) = diagnose(predictor, patient(image="broken"))
+    np.testing.assert_allclose(scores(answer), expected(2.07), rtol=1e-6)
+    assert answer.attention == {"series": 1.0, "image": 0.0, "text": 0.0}
+    assert answer.warnings == [
+        "image: left out, as the model does not read any",
+        "note: left out, as the model does not read any",
+    ]
 
 
-def test_no_rows_give_no_diagnoses(predictor):
-    predicted = predictor.predict(pd.DataFrame(columns=["series", "image", "note"]))
-    assert len(predicted) == 0
-    assert "probability:copd" in predicted
+def test_no_patients_give_no_diagnoses(predictor):
+    assert predictor.diagnose([]) == []

@@ -10,8 +10,9 @@ import pytest
 
 from data_schemas.features import Features
 from training.data import InputSpec
-from training.export import export_network, onnx_difference, onnx_seconds, open_onnx
+from training.export import export_network, onnx_difference, onnx_seconds
 from training.names import CANDIDATE
+from training.onnx_session import open_onnx
 from training.registry import create_model
 
 

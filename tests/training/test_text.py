@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.settings import WordEmbeddingSettings
-from training.text import PADDING, UNKNOWN, TextEmbedding, encode_words, tokenize
+from training.text import PADDING, UNKNOWN, TextEmbedding, encode_words, tokenize, word_numbers
 from training.word2vec import fit_embedding
 
 NOTES = ["Chest pain and cough.", "No chest pain. Cough for 3 days.", "Cough, chest pain; BP 120/80."] * 4
@@ -83,7 +83,7 @@ def test_no_words_give_an_empty_embedding(notes):
 
 def test_encode_by_hand():
     vocabulary = ["", "<unknown>", "cough", "pain"]
-    encoded = encode_words(["cough strange pain", "", "pain pain pain pain"], vocabulary, 3)
+    encoded = encode_words(["cough strange pain", "", "pain pain pain pain"], word_numbers(vocabulary), 3)
     assert encoded.tolist() == [[2, 1, 3], [0, 0, 0], [3, 3, 3]]
     assert encoded.dtype == np.int32
 

@@ -13,7 +13,7 @@ from data_schemas.errors import InputError
 from data_schemas.features import Features
 from data_schemas.predictions import TEST, class_probabilities, read_predictions
 from tests.training.synthetic import make_features
-from training.export import open_onnx
+from training.onnx_session import open_onnx
 
 SETTINGS = TrainSettings(
     members=1,
@@ -34,7 +34,8 @@ def test_everything_is_written_and_agrees(tmp_path):
     result, texts = _train(tmp_path)
     features = Features.open(tmp_path / "f")
     assert {path.name for path in (tmp_path / "m").iterdir()} == {
-        "model.keras", "model.onnx", "vocabulary.json", "contract.json", "settings.json",
+        "model.keras", "model.onnx", "vocabulary.json", "channels.json", "devices.parquet", "contract.json",
+        "settings.json",
         "predictions.parquet", "timing.json", "history.json", "summary.json",
     }  # fmt: skip
     frame = read_predictions(tmp_path / "m" / "predictions.parquet")

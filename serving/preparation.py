@@ -1,0 +1,474 @@
+"""From patients as they are sent to the arrays that the model takes, by the functions that made its training data."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from components.ingest.clean import READING, demographic_observations
+from components.ingest.tabular import BLOOD_PRESSURE, parse_times
+from components.preprocess.calibrate import Certificates, read_certificates
+from components.preprocess.documents import is_too_late, join_notes, prepare_images
+from components.preprocess.series import Readings, concatenate_readings, grid_series
+from components.preprocess.settings import PreprocessSettings
+from data_schemas.channels import Catalogue
+from data_schemas.cohort import Channel, Demographics, ImageShape
+from data_schemas.errors import InputError
+from data_schemas.features import MODALITIES, Preparation
+from serving.images import ImageError, read_image
+from serving.patients import Fault, Note, Observation, Patient
+from training.text import encode_words, word_numbers
+
+SERIES, IMAGE, TEXT = (MODALITIES.index(name) for name in ("series", "image", "text"))
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PRESSURE = re.compile(BLOOD_PRESSURE)
+_MOST_FAULTS = 100
+_PRESSURE_REMEDY = "Write systolic/diastolic, such as 120/80, or send systolic_pressure and diastolic_pressure"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Patients, prepared.
+
+    Attributes:
+        inputs: Arrays of the ONNX model by name, one row a patient.
+        present: Bool ``[n, 3]``: what each patient has of ``MODALITIES``.
+        faults: What is wrong with each patient; rows of patients with a fault hold nothing to rely on.
+        warnings: What was left out or corrected, by patient.
+    """
+
+    inputs: dict[str, np.ndarray]
+    present: np.ndarray
+    faults: list[list[Fault]]
+    warnings: list[list[str]]
+
+
+@dataclass
+class _Rows:
+    """Readings of a batch, one element each; ``patient`` and ``place`` say where they stand in the request."""
+
+    patient: list[int] = field(default_factory=list)
+    place: list[int] = field(default_factory=list)
+    device: list[str] = field(default_factory=list)
+    channel: list[str] = field(default_factory=list)
+    time: list[int] = field(default_factory=list)
+    value: list[float] = field(default_factory=list)
+    unit: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Preparer:
+    """Everything that turns a patient into the model's inputs, as it was for the training data.
+
+    Attributes:
+        modalities: Those that the model reads.
+        channels: Channels of the series, in order.
+        catalogue: Codes, units and ranges.
+        certificates: Calibration certificates of known devices.
+        settings: Section ``preprocess`` of the training run's settings.
+        demographics: Facts on patients that stand among the observations.
+        image: Shape of the images, or None.
+        vocabulary: Words by number.
+        text_length: Words of a note that are read.
+    """
+
+    modalities: tuple[str, ...]
+    channels: tuple[Channel, ...]
+    catalogue: Catalogue
+    certificates: Certificates
+    settings: PreprocessSettings
+    demographics: Demographics
+    image: ImageShape | None
+    vocabulary: tuple[str, ...]
+    text_length: int
+
+    @classmethod
+    def load(cls, folder: Path, contract: dict[str, Any]) -> Preparer:
+        """Read what a model folder holds on the preparation of its inputs.
+
+        Args:
+            folder: Output of ``train``.
+            contract: Content of its contract.json.
+
+        Returns:
+            The preparer.
+
+        Raises:
+            InputError: The folder does not say how raw data are prepared.
+        """
+        if not contract.get("preparation"):
+            raise InputError(
+                "does not say how raw data are prepared", file=str(folder / "contract.json"), remedy="Train it again"
+            )
+        preparation = Preparation.model_validate(contract["preparation"])
+        channels = tuple(Channel.model_validate(channel) for channel in contract["channels"])
+        devices = pd.read_parquet(folder / "devices.parquet")
+        return cls(
+            modalities=tuple(contract["modalities"]),
+            channels=channels,
+            catalogue=Catalogue.read(folder / "channels.json"),
+            certificates=read_certificates(devices, [channel.name for channel in channels]),
+            settings=PreprocessSettings.model_validate(preparation.settings),
+            demographics=preparation.demographics,
+            image=ImageShape.model_validate(contract["image"]) if contract["image"] else None,
+            vocabulary=tuple(json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))),
+            text_length=contract["text_length"],
+        )
+
+    @cached_property
+    def _channel_index(self) -> dict[str, int]:
+        return {channel.name: place for place, channel in enumerate(self.channels)}
+
+    @cached_property
+    def _device_index(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.certificates.device_ids)}
+
+    @cached_property
+    def _word_numbers(self) -> dict[str, int]:
+        return word_numbers(self.vocabulary)
+
+    @cached_property
+    def _names(self) -> dict[tuple[str | None, str | None], tuple[str, ...]]:
+        """Channels by what a reading is called: (name in lower case, None) or (None, LOINC code)."""
+        catalogue = self.catalogue
+        names: dict[tuple[str | None, str | None], tuple[str, ...]] = {}
+        names |= {(name, None): channels for name, channels in catalogue.by_name.items()}
+        names |= {(None, code): (name,) for code, name in catalogue.by_loinc.items()}
+        names |= {(None, code): tuple(catalogue.panels[n].channels) for code, n in catalogue.panel_by_loinc.items()}
+        return names
+
+    def prepare(self, patients: Sequence[Patient]) -> Batch:
+        """Turn patients into the model's inputs.
+
+        Args:
+            patients: One at least.
+
+        Returns:
+            The inputs, and what is wrong with whom.
+        """
+        count = len(patients)
+        batch = Batch(
+            inputs={},
+            present=np.zeros((count, len(MODALITIES)), dtype=bool),
+            faults=[[] for _ in patients],
+            warnings=[[] for _ in patients],
+        )
+        notes = _dated_notes(patients, batch)
+        with_image, image_times = _image_times(patients, batch)
+        window_end = np.full(count, np.datetime64("NaT", "us"))
+        if "series" in self.modalities:
+            numbers = np.concatenate([notes["patient_id"].to_numpy(np.int64), np.arange(count)])
+            times = np.concatenate([notes["time"].to_numpy("datetime64[us]"), image_times])
+            dated = ~np.isnat(times)
+            window_end = self._series(patients, numbers[dated], times[dated].astype(np.int64), batch)
+        if "image" in self.modalities:
+            late = is_too_late(image_times, window_end, self.settings.later_documents)
+            for number in np.flatnonzero(with_image & late).tolist():
+                batch.warnings[number].append("image: left out, as dated after the last reading's window")
+            self._images(patients, with_image & ~late, batch)
+        if "text" in self.modalities:
+            self._notes(notes, window_end, batch)
+        for number, patient in enumerate(patients):
+            batch.warnings[number] += self._unread(patient)
+        for number in np.flatnonzero(~batch.present.any(axis=1)).tolist():
+            if not batch.faults[number]:
+                batch.faults[number].append(self._nothing())
+        batch.inputs["present"] = batch.present
+        return batch
+
+    def _unread(self, patient: Patient) -> list[str]:
+        """Name what was sent that the model has no input for."""
+        sent = {
+            "series": ("observations", bool(patient.observations)),
+            "image": ("image", patient.image is not None),
+            "text": ("note", patient.note is not None),
+        }
+        return [
+            f"{name}: left out, as the model does not read any"
+            for modality, (name, given) in sent.items()
+            if given and modality not in self.modalities
+        ]
+
+    def _nothing(self) -> Fault:
+        wanted = {
+            "series": f"readings of {', '.join(self._channel_index)}",
+            "image": "an image",
+            "text": "a note",
+        }
+        return Fault(
+            "",
+            "holds nothing that the model can read",
+            f"Send {' or '.join(wanted[modality] for modality in self.modalities)}",
+        )
+
+    def _series(
+        self, patients: Sequence[Patient], document_patients: np.ndarray, document_times: np.ndarray, batch: Batch
+    ) -> np.ndarray:
+        """Add the series to the inputs; return the window's end by patient, NaT where there is no series."""
+        rows = _Rows()
+        for number, patient in enumerate(patients):
+            self._collect(number, patient, rows, batch)
+        readings = self._clean(rows, batch)
+        if self.demographics.names:
+            numbers = np.concatenate([readings.patient, document_patients])
+            times = np.concatenate([readings.time, document_times])
+            readings = concatenate_readings(readings, self._demographics(patients, numbers, times, batch))
+        prepared = grid_series(readings, len(patients), self.channels, self.certificates, self.settings)
+        batch.inputs["series"], batch.inputs["series_observed"] = prepared.series, prepared.observed
+        batch.present[:, SERIES] = prepared.present
+        return np.where(prepared.present, prepared.window_end.astype("datetime64[us]"), np.datetime64("NaT", "us"))
+
+    def _collect(self, number: int, patient: Patient, rows: _Rows, batch: Batch) -> None:
+        """Add a patient's readings of the model's channels, as they were sent."""
+        latest = _microseconds(patient.as_of) if patient.as_of else None
+        late = 0
+        unread: Counter[str] = Counter()
+        for place, reading in enumerate(patient.observations):
+            channels, values = self._read(reading, place, batch.faults[number])
+            time = _microseconds(reading.time)
+            if latest is not None and time > latest:
+                late += 1
+                continue
+            for channel, value in zip(channels, values, strict=True):
+                if channel not in self._channel_index:
+                    unread[channel] += 1
+                    continue
+                rows.patient.append(number)
+                rows.place.append(place)
+                rows.device.append(reading.device_id or "")
+                rows.channel.append(channel)
+                rows.time.append(time)
+                rows.value.append(value)
+                rows.unit.append(reading.unit or "")
+        if unread:
+            batch.warnings[number].append(
+                f"observations: {_count(unread.total())} of {', '.join(sorted(unread))} left out, as the model does "
+                f"not read {'this channel' if len(unread) == 1 else 'these channels'}"
+            )
+        if late:
+            batch.warnings[number].append(f"observations: {_count(late)} left out, as dated after as_of")
+
+    def _read(self, reading: Observation, place: int, faults: list[Fault]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+        """Return a reading's channels and their values, none where there is a fault."""
+        named = reading.channel.strip().casefold() if reading.channel is not None else None
+        channels = self._names.get((named, reading.code))
+        value = reading.value
+        fault = None
+        if channels is None:
+            fault = self._unknown_name(place, named)
+        elif len(channels) == 1:
+            if isinstance(value, float):
+                return channels, (value,)
+            fault = Fault(
+                f"observations[{place}].value", f"is a text, and {channels[0]} is a number", "Send a number", True
+            )
+        else:
+            parts = _PRESSURE.match(value) if isinstance(value, str) else None
+            if parts:
+                return channels, (float(parts[1]), float(parts[2]))
+            fault = Fault(f"observations[{place}].value", "is not a blood pressure", _PRESSURE_REMEDY, True)
+        if len(faults) < _MOST_FAULTS:
+            faults.append(fault)
+        return (), ()
+
+    def _unknown_name(self, place: int, named: str | None) -> Fault:
+        if named is None:
+            return Fault(f"observations[{place}].code", "is no LOINC code of a known channel", "Leave the reading out")
+        names = {name: channels for (name, _), channels in self._names.items() if name}
+        close = difflib.get_close_matches(named, names, n=1)
+        meant = f"Did you mean {' and '.join(names[close[0]])}? " if close else ""
+        return Fault(
+            f"observations[{place}].channel",
+            "is no known channel",
+            f"{meant}The model reads {', '.join(self._channel_index)}; leave others out",
+        )
+
+    def _clean(self, rows: _Rows, batch: Batch) -> Readings:
+        """Bring values to canonical units; leave out what is implausible or sent twice, as ingest does."""
+        table = pd.DataFrame(
+            {
+                "key": np.array(rows.patient, dtype=np.int64),
+                "channel": np.array(rows.channel, dtype=object),
+                "device_id": np.array(rows.device, dtype=object),
+                "time": np.array(rows.time, dtype=np.int64),
+                "value": np.array(rows.value, dtype=np.float64),
+            }
+        )
+        if not len(table):
+            return self._readings(table)
+        converted = self.catalogue.convert(
+            table["channel"], pd.Series(rows.unit, dtype=object), table["value"].to_numpy()
+        )
+        for row in np.flatnonzero(~converted.unit_known):
+            faults = batch.faults[rows.patient[row]]
+            if len(faults) < _MOST_FAULTS:
+                faults.append(self._unknown_unit(rows.place[row], rows.channel[row]))
+        self._note(table, converted.unit_known & ~converted.plausible, batch, "left out, as outside {range}")
+        self._note(table, converted.corrected, batch, "taken in another unit than sent, as plausible in that one only")
+        table = table.assign(value=converted.values)[converted.plausible]
+        repeated = table.duplicated(READING).to_numpy()
+        self._note(table, repeated, batch, "left out, as sent twice")
+        return self._readings(table[~repeated])
+
+    def _unknown_unit(self, place: int, channel: str) -> Fault:
+        entry = self.catalogue.channels[channel]
+        known = ", ".join(dict.fromkeys([entry.unit, *entry.units]))
+        return Fault(f"observations[{place}].unit", f"does not fit {channel}", f"Send it in one of {known}")
+
+    def _note(self, table: pd.DataFrame, which: np.ndarray, batch: Batch, text: str) -> None:
+        """Warn of readings, one line for each patient and channel."""
+        if not which.any():
+            return
+        found = Counter(zip(table.loc[which, "key"].tolist(), table.loc[which, "channel"].tolist(), strict=True))
+        for (number, name), count in sorted(found.items()):
+            entry = self.catalogue.channels[name]
+            told = text.format(range=f"the plausible range {entry.low:g} to {entry.high:g} {entry.unit}")
+            batch.warnings[number].append(f"observations: {_count(count)} of {name} {told}")
+
+    def _readings(self, table: pd.DataFrame) -> Readings:
+        devices, channels = self._device_index, self._channel_index
+        return Readings(
+            patient=table["key"].to_numpy(np.int64),
+            device=np.array([devices.get(name, -1) for name in table["device_id"]], dtype=np.int64),
+            channel=np.array([channels[name] for name in table["channel"]], dtype=np.int64),
+            time=table["time"].to_numpy(np.int64),
+            value=table["value"].to_numpy(np.float64),
+        )
+
+    def _demographics(
+        self, patients: Sequence[Patient], numbers: np.ndarray, times: np.ndarray, batch: Batch
+    ) -> Readings:
+        """Write age and sex at each patient's first (and last) time stamp, as ingest does."""
+        first = np.full(len(patients), np.iinfo(np.int64).max)
+        last = np.full(len(patients), np.iinfo(np.int64).min)
+        np.minimum.at(first, numbers, times)
+        np.maximum.at(last, numbers, times)
+        timed = first <= last
+        # Where nothing is dated, any instant gives the same series: the window is anchored to it.
+        instant = np.array([_microseconds(patient.as_of or _EPOCH) for patient in patients])
+        born = parse_times(pd.Series([patient.birth_date or "" for patient in patients])).dt.tz_localize(None)
+        for number, patient in enumerate(patients):
+            if patient.birth_date and pd.isna(born[number]):
+                batch.faults[number].append(
+                    Fault("birth_date", "is no date", "Write it as 1960, 1960-06 or 1960-06-01", True)
+                )
+            elif patient.birth_date and not timed[number] and not patient.as_of:
+                born[number] = pd.NaT
+                batch.warnings[number].append("birth_date: not used, as nothing that was sent is dated")
+        facts = pd.DataFrame(
+            {
+                "key": np.arange(len(patients)),
+                "sex": [patient.sex or "unknown" for patient in patients],
+                "birth_date": born,
+                "age": np.array([np.nan if patient.age is None else patient.age for patient in patients]),
+                "first": pd.Series(np.where(timed, first, instant)).astype("datetime64[us]").dt.tz_localize("UTC"),
+                "last": pd.Series(np.where(timed, last, instant)).astype("datetime64[us]").dt.tz_localize("UTC"),
+                "file": "",
+                "row": 0,
+            }
+        )
+        added = demographic_observations(facts, list(self.demographics.names), self.demographics.at == "first_and_last")
+        self._note_ages(added, batch)
+        added = added.assign(key=added["key"].astype(np.int64), time=added["time"].astype("datetime64[us, UTC]"))
+        added["time"] = added["time"].astype(np.int64)
+        return self._readings(added)
+
+    def _note_ages(self, added: pd.DataFrame, batch: Batch) -> None:
+        """Warn of ages that preprocess will leave out."""
+        entry = self.catalogue.channels["age"]
+        wrong = (added["channel"] == "age") & ~added["value"].between(entry.low, entry.high)
+        for number in added.loc[wrong, "key"].unique() if self.settings.drop_implausible else ():
+            batch.warnings[number].append(
+                f"age: left out, as outside the plausible range {entry.low:g} to {entry.high:g} years"
+            )
+
+    def _images(self, patients: Sequence[Patient], used: np.ndarray, batch: Batch) -> None:
+        """Add the images to the inputs; zeros where there is none."""
+        assert self.image is not None, "a model that reads images has a shape for them"
+        shape = (len(patients), self.image.height, self.image.width, self.image.channels)
+        images = np.zeros(shape, dtype=np.float32)
+        for number in np.flatnonzero(used).tolist():
+            try:
+                image = patients[number].image
+                images[number], warnings = read_image("" if image is None else image, self.image)
+            except ImageError as error:
+                batch.faults[number].append(error.fault("image"))
+                continue
+            batch.warnings[number] += warnings
+            batch.present[number, IMAGE] = True
+        there = batch.present[:, IMAGE]
+        images[there] = prepare_images(images[there], self.settings)
+        batch.inputs["image"] = images
+
+    def _notes(self, notes: pd.DataFrame, window_end: np.ndarray, batch: Batch) -> None:
+        """Add the notes to the inputs, as word numbers."""
+        samples = pd.DataFrame({"patient_id": np.arange(len(window_end)), "window_end": window_end})
+        texts = join_notes(notes, samples, self.settings)
+        if self.settings.later_documents == "drop":
+            ends = window_end[notes["patient_id"].to_numpy(np.int64)]
+            late = is_too_late(notes["time"].to_numpy(), ends, self.settings.later_documents)
+            for number in notes.loc[late, "patient_id"].unique():
+                batch.warnings[number].append("note: left out what is dated after the last reading's window")
+        batch.present[:, TEXT] = [bool(text) for text in texts]
+        batch.inputs["tokens"] = encode_words(texts, self._word_numbers, self.text_length)
+
+
+def _known_by(time: datetime | None, patient: Patient, name: str, warnings: list[str]) -> bool:
+    """Say whether a document may be used by its date; warn where not."""
+    if time is None or patient.as_of is None or time <= patient.as_of:
+        return True
+    warnings.append(f"{name}: left out, as dated after as_of")
+    return False
+
+
+def _naive(time: datetime | None) -> datetime | None:
+    """Return a time in UTC without saying so, as NumPy wants it."""
+    return time.astimezone(UTC).replace(tzinfo=None) if time else None
+
+
+def _dated_notes(patients: Sequence[Patient], batch: Batch) -> pd.DataFrame:
+    """Return all notes that were known by ``as_of``: patient_id, time (UTC, without saying so) and text."""
+    rows = [
+        (number, _naive(note.time), note.text)
+        for number, patient in enumerate(patients)
+        for note in ([Note(text=patient.note)] if isinstance(patient.note, str) else patient.note or [])
+        if note.text.strip() and _known_by(note.time, patient, "note", batch.warnings[number])
+    ]
+    return pd.DataFrame(
+        {
+            "patient_id": np.array([row[0] for row in rows], dtype=np.int64),
+            "time": np.array([row[1] for row in rows], dtype="datetime64[us]"),
+            "text": np.array([row[2] for row in rows], dtype=object),
+        }
+    )
+
+
+def _image_times(patients: Sequence[Patient], batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    """Return which images were known by ``as_of`` (bool), and when they are dated (datetime64[us], NaT for not)."""
+    used = [
+        patient.image is not None and _known_by(patient.image_time, patient, "image", batch.warnings[number])
+        for number, patient in enumerate(patients)
+    ]
+    times = [_naive(patient.image_time) if use else None for patient, use in zip(patients, used, strict=True)]
+    return np.array(used, dtype=bool), np.array(times, dtype="datetime64[us]")
+
+
+def _microseconds(time: datetime) -> int:
+    """Return microseconds since 1970, exactly."""
+    elapsed = time - _EPOCH
+    return (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds
+
+
+def _count(number: int, what: str = "reading") -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
