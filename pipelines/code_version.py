@@ -24,7 +24,15 @@ SOURCES: dict[str, list[str]] = {
     "train": [*_SHARED, "components/train", "training", "evaluation"],
     "cross_validate": [*_SHARED, "components/cross_validate", "training", "evaluation"],
     "compare": [*_SHARED, "components/compare", "evaluation"],
-    "register": [*_SHARED, "components/register", "serving", "training"],
+    # A registered model carries the code that prepares its inputs.
+    "register": [
+        *_SHARED,
+        "components/register",
+        "components/ingest",
+        "components/preprocess",
+        "serving",
+        "training",
+    ],
 }
 _SOURCE_SUFFIXES = {".py", ".yaml", ".pbtxt", ".jinja", ".html", ".css"}
 

@@ -173,7 +173,7 @@ def test_the_registered_version_predicts_and_is_tied_to_its_run(tiny):
     (predicted,) = model.predict(model.input_example).to_dict("records")
     assert len(predicted["probabilities"]) == 6
     assert sum(predicted["probabilities"].values()) == pytest.approx(1)
-    assert predicted["model"]["version"] == version.version
+    assert predicted["model"]["version"] == str(version.version)
 
 
 def test_patients_are_named_nowhere(tiny):
