@@ -30,6 +30,7 @@ SOURCES: dict[str, list[str]] = {
         "components/register",
         "components/ingest",
         "components/preprocess",
+        "evaluation",
         "serving",
         "training",
     ],

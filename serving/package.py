@@ -30,6 +30,7 @@ _CODE = (
     *(f"components/preprocess/{name}.py" for name in ("__init__", "align", "calibrate", "denoise", "documents")),
     *(f"components/preprocess/{name}.py" for name in ("impute", "series", "settings")),
     "data_schemas",
+    *(f"evaluation/{name}.py" for name in ("__init__", "recalibration")),
     *(f"serving/{name}.py" for name in ("__init__", "images", "patients", "predictor", "preparation", "table")),
     "training/__init__.py",
     "training/onnx_session.py",

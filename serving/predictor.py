@@ -12,9 +12,11 @@ import numpy as np
 import onnxruntime
 import yaml
 
+from data_schemas.calibration import CALIBRATION_FILE, Calibration
 from data_schemas.errors import InputError
 from data_schemas.features import MODALITIES
-from serving.patients import Diagnosis, InvalidRequest, ModelInfo, Patient
+from evaluation.recalibration import decide
+from serving.patients import ABSTAIN, Diagnosis, InvalidRequest, ModelInfo, Patient
 from serving.preparation import Preparer
 from training.onnx_session import open_onnx
 
@@ -29,12 +31,14 @@ class Predictor:
         contract: Content of contract.json.
         info: Name, version and cohort, as every diagnosis repeats them.
         preparer: Turns patients into the model's inputs.
+        calibration: What ``compare`` has learnt from out-of-fold rows; None where the folder has none.
         session: The ONNX model.
     """
 
     contract: dict[str, Any]
     info: ModelInfo
     preparer: Preparer
+    calibration: Calibration | None
     session: onnxruntime.InferenceSession
 
     @classmethod
@@ -63,6 +67,7 @@ class Predictor:
                 cohort_digest=contract["cohort_digest"],
             ),
             preparer=Preparer.load(inside, contract),
+            calibration=_calibration(inside, contract),
             session=open_onnx(inside / "model.onnx"),
         )
 
@@ -114,34 +119,45 @@ class Predictor:
         if len(usable):
             outputs = self._run({name: values[usable] for name, values in batch.inputs.items()})
             for row, place in enumerate(usable):
-                answers[place] = self._answer(
-                    outputs["probabilities"][row],
-                    outputs["modality_attention"][row],
-                    batch.present[place],
-                    batch.warnings[place],
-                )
+                answers[place] = self._answer(outputs, row, batch.present[place], batch.warnings[place])
         return [answer for answer in answers if answer is not None]
 
-    def _run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _run(self, inputs: dict[str, np.ndarray]) -> _Outputs:
         wanted = {output["name"]: output["onnx_name"] for output in self.contract["outputs"]}
-        names = ("probabilities", "modality_attention")
-        values = self.session.run([wanted[name] for name in names], inputs)
-        return {name: np.asarray(value, dtype=np.float64) for name, value in zip(names, values, strict=True)}
+        values = self.session.run([wanted["probabilities"], wanted["modality_attention"]], inputs)
+        probabilities, attention = (np.asarray(value, dtype=np.float64) for value in values)
+        # float32 sums to 1 only nearly.
+        probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)
+        if self.calibration is None:
+            return _Outputs(probabilities, attention, None, np.zeros(len(probabilities), dtype=bool))
+        decisions = decide(probabilities, self.calibration)
+        return _Outputs(decisions.probabilities, attention, decisions.sets, decisions.abstained)
 
-    def _answer(
-        self, probabilities: np.ndarray, attention: np.ndarray, present: np.ndarray, warnings: list[str]
-    ) -> Diagnosis:
-        probabilities = probabilities / probabilities.sum()
-        classes = self.contract["classes"]
+    def _answer(self, outputs: _Outputs, row: int, present: np.ndarray, warnings: list[str]) -> Diagnosis:
+        classes, probabilities = self.contract["classes"], outputs.probabilities[row]
+        order = np.argsort(-probabilities, kind="stable").tolist()
+        conformal = None
+        if outputs.sets is not None:
+            conformal = [classes[k] for k in order if outputs.sets[row, k]]
         return Diagnosis(
-            diagnosis=classes[int(probabilities.argmax())],
+            diagnosis=ABSTAIN if outputs.abstained[row] else classes[order[0]],
             probabilities=dict(zip(classes, probabilities.tolist(), strict=True)),
-            conformal_set=None,
-            attention=dict(zip(MODALITIES, attention.tolist(), strict=True)),
+            conformal_set=conformal,
+            attention=dict(zip(MODALITIES, outputs.attention[row].tolist(), strict=True)),
             modalities=[name for name, there in zip(MODALITIES, present, strict=True) if there],
             model=self.info,
             warnings=warnings,
         )
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """What the model says: probabilities and sets ``[n, classes]``, attention ``[n, 3]``, abstained ``[n]``."""
+
+    probabilities: np.ndarray
+    attention: np.ndarray
+    sets: np.ndarray | None
+    abstained: np.ndarray
 
 
 def find_model_folder(folder: Path) -> Path:
@@ -160,6 +176,18 @@ def find_model_folder(folder: Path) -> Path:
         if (candidate / "contract.json").is_file():
             return candidate
     raise InputError("is not a model folder: it has no contract.json", file=str(folder), remedy="Train a model first")
+
+
+def _calibration(folder: Path, contract: dict[str, Any]) -> Calibration | None:
+    calibration = Calibration.read(folder)
+    if calibration is not None and calibration.classes != contract["classes"]:
+        raise InputError(
+            "names other classes than contract.json",
+            file=str(folder / CALIBRATION_FILE),
+            field="classes",
+            remedy="Compare the models again",
+        )
+    return calibration
 
 
 def _registered(folder: Path) -> dict[str, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from components.common.files import atomic_folder
 from components.common.result import StepResult, ignore_progress
+from components.compare.calibrate import CalibrationResult, calibrate_candidate
 from components.compare.charts import all_charts
 from components.compare.inputs import SETS, load_inputs
 from components.compare.page import build_report
@@ -36,7 +37,8 @@ def compare_models(
         cross_validations: Outputs of ``cross_validate``, one a model: out-of-fold predictions of all, and test
             predictions of the baselines.
         validation: Output of ``validate``: what the report says of the data.
-        output: Folder to write: report.html, metrics.json, headline.json, tables/*.csv, figures/*.png.
+        output: Folder to write: report.html, metrics.json, headline.json, tables/*.csv, figures/*.png, and where the
+            candidate has out-of-fold predictions, calibration.json for the registered model.
         settings: Section ``compare`` of the settings.
         progress: Called with short texts.
 
@@ -49,6 +51,7 @@ def compare_models(
     """
     inputs = load_inputs(features, candidate, cross_validations, validation)
     results = evaluate(inputs, settings, progress)
+    calibrated = calibrate_candidate(results, settings.calibration)
     progress("tables and figures")
     with atomic_folder(output) as folder:
         (folder / "tables").mkdir()
@@ -60,12 +63,14 @@ def compare_models(
             file = f"figures/{name}.png"
             save_png(chart.figure, folder / file)
             plots[name] = Plot(chart.caption, to_svg(chart.figure, name), chart.alternative, file)
-        report = build_report(results, plots, settings)
+        report = build_report(results, plots, settings, calibrated)
         (folder / "report.html").write_text(render_html(report), encoding="utf-8")
-        _write_json(folder / "metrics.json", metrics_document(results))
+        if calibrated:
+            calibrated.calibration.write(folder)
+        _write_json(folder / "metrics.json", metrics_document(results, calibrated))
         _write_json(folder / "headline.json", headline_rows(results))
     return StepResult(
-        metrics=_flat_metrics(results),
+        metrics=_flat_metrics(results) | (calibrated.metrics() if calibrated else {}),
         params={"resamples": settings.resamples, "confidence": settings.confidence, "seed": settings.seed},
         artifacts={
             "report": output / "report.html",
@@ -78,16 +83,18 @@ def compare_models(
     )
 
 
-def metrics_document(results: Results) -> dict[str, object]:
+def metrics_document(results: Results, calibrated: CalibrationResult | None) -> dict[str, object]:
     """Return all scores as plain numbers, for other programs.
 
     Args:
         results: From ``evaluate``.
+        calibrated: From ``calibrate_candidate``.
 
     Returns:
         ``{"candidate", "best_model", "best_model_out_of_fold", "classes", "models": {name: {"status", "reason", "test",
-        "out_of_fold"}}, "comparisons": [...]}``; a set holds each overall metric as a number, and under "rows",
-        "intervals", "by_class", "confusion" and "absent_classes" the rest. Undefined numbers are None.
+        "out_of_fold"}}, "comparisons": [...], "calibration": {...} or None}``; a set holds each overall metric as a
+        number, and under "rows", "intervals", "by_class", "confusion" and "absent_classes" the rest. Undefined numbers
+        are None.
     """
     models: dict[str, dict[str, object]] = {}
     for name, model in results.inputs.models.items():
@@ -107,6 +114,7 @@ def metrics_document(results: Results) -> dict[str, object]:
         "classes": results.classes,
         "models": models,
         "comparisons": json.loads(frame.to_json(orient="records")),
+        "calibration": calibrated.document() if calibrated else None,
     }
 
 
@@ -149,6 +157,8 @@ def _warnings(results: Results) -> list[str]:
     if absent:
         names = ", ".join(results.classes[k] for k in absent)
         lines.append(f"Held-out rows have no sample of: {names}; averages over classes leave it out.")
+    if results.candidate not in results.evaluated[OUT_OF_FOLD]:
+        lines.append("The candidate has no out-of-fold predictions: the registered model is not calibrated.")
     return lines
 
 

@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from components.compare.calibrate import CalibrationResult
 from components.compare.names import model_name
 from components.compare.page_tables import (
     QUALITY,
     auc_table,
+    before_after_table,
     class_table,
     comparison_table,
+    conformal_table,
     overall_table,
     precision_table,
     presence_table,
@@ -27,13 +30,16 @@ from evaluation.paper import paper_results
 from evaluation.report import Cell, Plot, Report, Section, Table, readable
 
 
-def build_report(results: Results, plots: dict[str, Plot], settings: CompareSettings) -> Report:
+def build_report(
+    results: Results, plots: dict[str, Plot], settings: CompareSettings, calibrated: CalibrationResult | None
+) -> Report:
     """Build the report.
 
     Args:
         results: From ``evaluate``.
         plots: From ``charts.all_charts``, as SVG.
         settings: Section ``compare`` of the settings.
+        calibrated: From ``calibrate_candidate``.
 
     Returns:
         The report; it holds no patient's id.
@@ -54,7 +60,7 @@ def build_report(results: Results, plots: dict[str, Plot], settings: CompareSett
             _precision_section(results),
             _class_section(results, plots),
             _seconds_section(results, plots),
-            _calibration_section(results, plots),
+            _calibration_section(results, plots, calibrated),
             _paper_section(),
             _limits_section(results, settings),
         ],
@@ -185,15 +191,30 @@ def _seconds_section(results: Results, plots: dict[str, Plot]) -> Section:
     return Section(anchor="fig-7", title="Fig. 7: seconds for one diagnosis", blocks=[*blocks, seconds_table(results)])
 
 
-def _calibration_section(results: Results, plots: dict[str, Plot]) -> Section:
-    return Section(
-        anchor="calibration",
-        title="Calibration and further scores",
-        paragraphs=[
-            "Log loss, Brier score (0 to 2) and calibration error judge the probabilities, lower being better. "
-            "The paper has no such figures."
-        ],
-        blocks=[plots["reliability"], overall_table(results, TEST, metrics=QUALITY)],
+def _calibration_section(results: Results, plots: dict[str, Plot], calibrated: CalibrationResult | None) -> Section:
+    paragraphs = [
+        "Log loss, Brier score (0 to 2) and calibration error judge the probabilities, lower being better. "
+        "The paper has no such figures."
+    ]
+    blocks: list[Table | Plot] = [plots["reliability"], overall_table(results, TEST, metrics=QUALITY)]
+    if calibrated is None:
+        paragraphs.append("The candidate has no out-of-fold predictions, so the registered model is not calibrated.")
+    else:
+        paragraphs.append(_calibration_text(calibrated))
+        blocks += [before_after_table(results, calibrated), conformal_table(results, calibrated)]
+    return Section(anchor="calibration", title="Calibration and further scores", paragraphs=paragraphs, blocks=blocks)
+
+
+def _calibration_text(calibrated: CalibrationResult) -> str:
+    calibration = calibrated.calibration
+    floor = f", or no probability reaches {calibration.abstain_below:g}" if calibration.abstain_below else ""
+    return (
+        f"The registered model divides the logarithms of its probabilities by a temperature of "
+        f"{calibration.temperature:.3g}, fitted on {calibration.rows} out-of-fold training rows. Its conformal set "
+        f"holds the classes with a calibrated probability of {calibration.lowest_probability:.3g} or more, so that on "
+        f"patients like these about {1 - calibration.alpha:.0%} of the sets hold the true class. It gives no diagnosis "
+        f"where the set is empty or holds more than {calibration.largest_set} of {len(calibration.classes)} "
+        f"classes{floor}."
     )
 
 

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from components.compare.calibrate import JUDGED, CalibrationResult
 from components.compare.names import HEADLINE, METRICS, join_names, model_name
 from components.compare.results import Evaluated, Results, described_rows
 from components.compare.tables import headline_rows, modality_table
@@ -292,6 +293,66 @@ def presence_table(results: Results) -> Table:
         headers=["Present", "Rows of", "Number", "Accuracy"],
         rows=rows,
         file="tables/modalities.csv",
+    )
+
+
+def before_after_table(results: Results, calibrated: CalibrationResult) -> Table:
+    """The candidate's probabilities before and after calibration.
+
+    Args:
+        results: From ``evaluate``.
+        calibrated: From ``calibrate_candidate``.
+
+    Returns:
+        The table.
+    """
+    rows = [
+        [Cell(name), *[Cell(number(figures[metric])) for metric in JUDGED]]
+        for name, figures in (("As the model gives them", calibrated.before), ("Calibrated", calibrated.after))
+    ]
+    return Table(
+        caption=f"Probabilities of {model_name(results.candidate)}, before and after calibration; "
+        f"{described_rows(TEST, results.evaluated[TEST][results.candidate])}",
+        headers=["Probabilities", *[METRICS[metric] for metric in JUDGED]],
+        rows=rows,
+    )
+
+
+def conformal_table(results: Results, calibrated: CalibrationResult) -> Table:
+    """Coverage and size of the conformal sets, overall and by class.
+
+    Args:
+        results: From ``evaluate``.
+        calibrated: From ``calibrate_candidate``.
+
+    Returns:
+        The table.
+    """
+    entries = {"All rows": calibrated.sets} | {
+        readable(name): scores for name, scores in calibrated.sets_by_class.items()
+    }
+    rows = [
+        [
+            Cell(name, strong=scores is calibrated.sets),
+            Cell(str(scores.rows)),
+            *[
+                Cell(number(math.nan if value is None else value))
+                for value in (
+                    scores.coverage,
+                    scores.mean_set_size,
+                    scores.abstained,
+                    scores.accuracy_of_answered,
+                )
+            ],
+        ]
+        for name, scores in entries.items()
+    ]
+    return Table(
+        caption=f"Conformal sets of {model_name(results.candidate)} at {1 - calibrated.calibration.alpha:.0%}; "
+        f"{described_rows(TEST, results.evaluated[TEST][results.candidate])}",
+        headers=["True class", "Rows", "Set holds it", "Mean set size", "No diagnosis", "Accuracy of the others"],
+        rows=rows,
+        notes=["The confidence is one over all classes together; a single class's share may be lower."],
     )
 
 

@@ -7,6 +7,23 @@ from pydantic import Field
 from components.common.settings import Section
 
 
+class CalibrationSettings(Section):
+    """How the candidate is calibrated, on its out-of-fold rows, and when the served model gives no diagnosis."""
+
+    alpha: float = Field(
+        default=0.1, gt=0, lt=0.5, description="Share of patients whose class may be missing from the conformal set"
+    )
+    largest_set: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="The served model abstains where the set holds more than this share of the classes, or none",
+    )
+    abstain_below: float = Field(
+        default=0.0, ge=0, lt=1, description="It abstains where no calibrated probability is as high as this; 0 = off"
+    )
+
+
 class CompareSettings(Section):
     """How models are compared."""
 
@@ -21,4 +38,7 @@ class CompareSettings(Section):
     simple_models: list[str] = Field(
         default=["random_forest", "svm", "gradient_boosting"],
         description="Models that count as simple: where one of them wins, the report says so in its first lines",
+    )
+    calibration: CalibrationSettings = Field(
+        default=CalibrationSettings(), description="Calibration of the registered model"
     )

@@ -16,6 +16,7 @@ from components.common.files import atomic_folder
 from components.common.result import StepResult, ignore_progress
 from components.common.tracking import find_parent_run_id
 from components.register.settings import RegisterSettings
+from data_schemas.calibration import CALIBRATION_FILE
 from data_schemas.errors import InputError
 from data_schemas.features import Features
 
@@ -62,11 +63,13 @@ def register_model(
             "there is no MLflow store to register in", field="MLFLOW_TRACKING_URI", remedy="Name one in the environment"
         )
     opened = Features.open(features)
-    progress("logging the model")
-    model_uri = _log_model(candidate)
     client = mlflow.MlflowClient()
+    with tempfile.TemporaryDirectory(prefix="vitalfuse-model-") as temporary:
+        progress("logging the model")
+        shipped = copy_shipped_files(candidate, comparison, Path(temporary) / "model")
+        model_uri = _log_model(shipped, Path(temporary) / "code")
+        tags = version_tags(opened, shipped, comparison, run.info.run_id)
     progress("registering")
-    tags = version_tags(opened, candidate, comparison, run.info.run_id)
     _ensure_registered_model(client, settings.model_name, opened.manifest.name)
     version = str(mlflow.register_model(model_uri, settings.model_name, tags=tags).version)
     aliases = assign_aliases(client, settings.model_name, version)
@@ -86,45 +89,47 @@ def register_model(
     )
 
 
-def _log_model(candidate: Path) -> str:
+def _log_model(shipped: Path, code: Path) -> str:
     import mlflow
 
     from serving import package
 
-    with tempfile.TemporaryDirectory(prefix="vitalfuse-model-") as temporary:
-        shipped = copy_shipped_files(candidate, Path(temporary) / "model")
-        info = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(package.MODEL_SCRIPT),
-            artifacts={package.ARTIFACT: str(shipped)},
-            code_paths=package.stage_code(Path(temporary) / "code"),
-            signature=package.signature(candidate),
-            input_example=package.input_example(candidate),
-            pip_requirements=package.requirements(),
-            metadata=package.metadata(candidate),
-        )
+    info = mlflow.pyfunc.log_model(
+        name="model",
+        python_model=str(package.MODEL_SCRIPT),
+        artifacts={package.ARTIFACT: str(shipped)},
+        code_paths=package.stage_code(code),
+        signature=package.signature(shipped),
+        input_example=package.input_example(shipped),
+        pip_requirements=package.requirements(),
+        metadata=package.metadata(shipped),
+    )
     return info.model_uri
 
 
-def copy_shipped_files(candidate: Path, target: Path) -> Path:
+def copy_shipped_files(candidate: Path, comparison: Path, target: Path) -> Path:
     """Copy what travels with a registered model: everything but what tells of single patients.
 
     Args:
         candidate: Output of ``train``.
+        comparison: Output of ``compare``: the calibration, where there is one.
         target: Folder to make.
 
     Returns:
         The target.
     """
-    return Path(shutil.copytree(candidate, target, ignore=shutil.ignore_patterns(*_NOT_SHIPPED)))
+    shutil.copytree(candidate, target, ignore=shutil.ignore_patterns(*_NOT_SHIPPED))
+    if (comparison / CALIBRATION_FILE).is_file():
+        shutil.copy(comparison / CALIBRATION_FILE, target)
+    return target
 
 
-def version_tags(features: Features, candidate: Path, comparison: Path, run_id: str) -> dict[str, str]:
+def version_tags(features: Features, shipped: Path, comparison: Path, run_id: str) -> dict[str, str]:
     """Return the tags that tie a version to its run, its cohort, its code and its evidence.
 
     Args:
         features: The features.
-        candidate: Output of ``train``.
+        shipped: The files that are registered.
         comparison: Output of ``compare``.
         run_id: The MLflow run of this step.
 
@@ -140,7 +145,7 @@ def version_tags(features: Features, candidate: Path, comparison: Path, run_id: 
         "vitalfuse.cohort": features.manifest.name,
         "vitalfuse.git_commit": os.environ.get(environment.GIT_COMMIT, "unknown"),
         "vitalfuse.best_model": str(metrics["best_model"]),
-        "vitalfuse.model_digest": folder_digest(candidate),
+        "vitalfuse.model_digest": folder_digest(shipped),
         **{f"test.{name}": f"{_value(test[name]):.4f}" for name in headline if test.get(name) is not None},
     }
 
@@ -153,7 +158,7 @@ def folder_digest(folder: Path) -> str:
     """Return the SHA-256 of the files of a model folder that are registered, names included.
 
     Args:
-        folder: Output of ``train``, or the registered copy of it, which gives the same digest.
+        folder: Output of ``copy_shipped_files``, or the registered copy of it, which gives the same digest.
 
     Returns:
         Hexadecimal digits.

@@ -2,12 +2,17 @@
 
 import base64
 import io
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy.special import softmax
 
+from data_schemas.calibration import Calibration
+from data_schemas.errors import InputError
 from serving.patients import InvalidRequest, parse_patients
 from serving.predictor import Predictor
 
@@ -278,3 +283,67 @@ def test_model_of_one_modality_says_what_it_does_not_read(model_folder):
 
 def test_no_patients_give_no_diagnoses(predictor):
     assert predictor.diagnose([]) == []
+
+
+@pytest.fixture
+def calibrated(model_folder, tmp_path):
+    """The hand-made model with a temperature of 2, and sets of the classes from 0.3 on."""
+    folder = shutil.copytree(model_folder(*ALL), tmp_path / "model")
+    calibration = Calibration(
+        classes=CLASSES, temperature=2, alpha=0.1, lowest_probability=0.3, largest_set=2, abstain_below=0.4, rows=9
+    )
+    calibration.write(folder)
+    return Predictor.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("given", "logits", "conformal", "diagnosis"),
+    [
+        # The softmax of the scores divided by 2.
+        (patient(), [2.07, 1.0, 5.0], ["diabetes"], "diabetes"),
+        (patient(note="gibberish gibberish"), [2.07, 1.0, 2.0], ["healthy", "diabetes"], "abstain"),
+        (patient(note="No cough fever"), [2.07, 1.0, 1 + 4 + 1], ["diabetes"], "diabetes"),
+        ({"image": [[0, 0], [0, 0]]}, [0, 0, 0], CLASSES, "abstain"),
+        (patient(observations=[], note=None), [0, 1, 0], ["copd"], "copd"),
+    ],
+)
+def test_probabilities_are_calibrated_and_sets_and_abstention_follow(calibrated, given, logits, conformal, diagnosis):
+    (answer,) = diagnose(calibrated, given)
+    expected_probabilities = softmax(np.array(logits) / 2)
+    np.testing.assert_allclose(scores(answer), expected_probabilities, rtol=1e-5)
+    assert answer.conformal_set == conformal
+    assert answer.diagnosis == diagnosis
+
+
+def test_a_model_without_a_calibration_says_so(predictor):
+    (answer,) = diagnose(predictor, patient())
+    assert answer.conformal_set is None
+
+
+def test_a_calibration_of_other_classes_is_refused(model_folder, tmp_path):
+    folder = shutil.copytree(model_folder(*ALL), tmp_path / "model")
+    Calibration(
+        classes=CLASSES[::-1], temperature=1, alpha=0.1, lowest_probability=0, largest_set=1, abstain_below=0, rows=9
+    ).write(folder)
+    with pytest.raises(InputError, match="names other classes"):
+        Predictor.load(folder)
+
+
+def test_a_folder_that_does_not_say_how_data_are_prepared_is_refused(model_folder, tmp_path):
+    folder = shutil.copytree(model_folder(*ALL), tmp_path / "model")
+    contract = json.loads((folder / "contract.json").read_text())
+    (folder / "contract.json").write_text(json.dumps(contract | {"preparation": None}))
+    with pytest.raises(InputError, match="does not say how raw data are prepared"):
+        Predictor.load(folder)
+    with pytest.raises(InputError, match="is not a model folder"):
+        Predictor.load(tmp_path)
+
+
+def test_threads_get_their_own_answers(predictor):
+    given = parse_patients([patient(note=note) for note in ("fever", "cough", "gibberish", None)] * 8)
+    expected = predictor.diagnose(given)
+    with ThreadPoolExecutor(8) as pool:
+        alone = list(pool.map(lambda one: predictor.diagnose([one])[0], given))
+    for answer, other in zip(alone, expected, strict=True):
+        assert answer.probabilities == pytest.approx(other.probabilities, abs=1e-6)
+        assert answer.modalities == other.modalities
