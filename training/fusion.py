@@ -103,7 +103,13 @@ def build_fusion(
     joint = ops.concatenate(weighted, axis=-1) if len(weighted) > 1 else weighted[0]
     joint = layers.Dense(settings.units, activation="relu", name="joint")(joint)
     joint = layers.Dropout(settings.dropout, name="joint_dropout")(joint)
-    outputs["probabilities"] = layers.Dense(len(spec.classes), activation="softmax", name="probabilities")(joint)
+    logits = [layers.Dense(len(spec.classes), name="joint_logits")(joint)]
+    # Each modality also speaks for itself: with few patients, sums of separate evidence are learnt sooner than the joint
+    # view. Times the number of modalities present, so that a missing one leaves the others' evidence at its size.
+    count = ops.sum(present, axis=-1, keepdims=True)
+    for name, vector in zip(modalities, weighted, strict=True):
+        logits.append(layers.Dense(len(spec.classes), use_bias=False, name=f"{name}_logits")(vector * count))
+    outputs["probabilities"] = layers.Softmax(name="probabilities")(layers.Add(name="logits")(logits))
     outputs["modality_attention"] = _in_order(weights, modalities)
     return keras.Model(inputs, outputs, name="cnn_lstm_attention")
 

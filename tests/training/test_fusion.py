@@ -122,3 +122,22 @@ def test_modalities_that_the_cohort_lacks_are_left_out(modalities):
     lacking = [place for place, name in enumerate(("series", "image", "text")) if name not in modalities]
     assert (outputs["modality_attention"][:, lacking] == 0).all()
     assert not any(name in layer.name for layer in model.layers for name in {"series", "image"} - set(modalities))
+
+
+@pytest.mark.parametrize(("name", "key"), [("series", "series"), ("image", "image"), ("text", "tokens")])
+def test_each_modality_speaks_for_itself_beside_the_joint_view(name, key):
+    """With the joint view silenced, the logits are the sum of each attended modality's own, times their number."""
+    network = build_network("cnn_lstm_attention", SPEC, SETTINGS, WORDS, DIMENSIONS)
+    joint = network.get_layer("joint_logits")
+    joint.set_weights([np.zeros_like(weight) for weight in joint.get_weights()])
+    others = {"series", "image", "text"} - {name}
+    for other in others:
+        layer = network.get_layer(f"{other}_logits")
+        layer.set_weights([np.zeros_like(weight) for weight in layer.get_weights()])
+    inputs = _inputs()
+    before = network.predict_on_batch(inputs)["probabilities"]
+    changed = network.predict_on_batch(inputs | {key: _inputs(seed=9)[key]})["probabilities"]
+    assert np.abs(before - changed).max() > 1e-4
+    layer = network.get_layer(f"{name}_logits")
+    layer.set_weights([np.zeros_like(weight) for weight in layer.get_weights()])
+    np.testing.assert_allclose(network.predict_on_batch(inputs)["probabilities"], 1 / 3, rtol=1e-5)
