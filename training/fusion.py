@@ -104,8 +104,8 @@ def build_fusion(
     joint = layers.Dense(settings.units, activation="relu", name="joint")(joint)
     joint = layers.Dropout(settings.dropout, name="joint_dropout")(joint)
     logits = [layers.Dense(len(spec.classes), name="joint_logits")(joint)]
-    # Each modality also speaks for itself: with few patients, sums of separate evidence are learnt sooner than the joint
-    # view. Times the number of modalities present, so that a missing one leaves the others' evidence at its size.
+    # Each modality also speaks for itself: with few patients, sums of separate evidence are learnt sooner than the
+    # joint view. Times the number of modalities present: a missing one leaves the others' evidence at its size.
     count = ops.sum(present, axis=-1, keepdims=True)
     for name, vector in zip(modalities, weighted, strict=True):
         logits.append(layers.Dense(len(spec.classes), use_bias=False, name=f"{name}_logits")(vector * count))
