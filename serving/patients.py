@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -102,7 +102,19 @@ def _time_range(value: datetime) -> datetime:
     return value
 
 
+def _calendar_date(value: str) -> str:
+    # A year or a month stands for its first day.
+    try:
+        date.fromisoformat(value + "-01-01"[len(value) - 4 :])
+    except ValueError as error:
+        raise PydanticCustomError("no_date", "is no date") from error
+    return value
+
+
 Time = Annotated[AwareDatetime, BeforeValidator(_time_form), AfterValidator(_time_range)]
+_Date = Annotated[
+    str, StringConstraints(strict=True, pattern=r"^\d{4}(-\d{2}(-\d{2})?)?$"), AfterValidator(_calendar_date)
+]
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _ShortText = Annotated[str, StringConstraints(strict=True, max_length=200)]
 _LongText = Annotated[str, StringConstraints(strict=True, max_length=1_000_000)]
@@ -174,7 +186,7 @@ class Patient(_Model):
     sex: Literal["female", "male", "other", "unknown"] | None = Field(
         default=None, description="Read by models that have sex as a channel"
     )
-    birth_date: Annotated[str, StringConstraints(strict=True, pattern=r"^\d{4}(-\d{2}(-\d{2})?)?$")] | None = Field(
+    birth_date: _Date | None = Field(
         default=None, description="Year, month or day; read by models that have age as a channel", examples=["1960"]
     )
     age: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] | None = Field(
@@ -334,7 +346,7 @@ def _explain(error: ErrorDetails) -> tuple[str, str]:
         owner: type[BaseModel] = next((inner[str(part)] for part in location[:-1] if part in inner), Patient)
         known = ", ".join(owner.model_fields)
         return f"has a field{named} that is not known", f"Leave it out; known are {known}"
-    if kind in ("one_name", "one_age", "time_form", "time_range"):
+    if kind in ("one_name", "one_age", "time_form", "time_range", "no_date"):
         asked = {"one_name": "Send one of the two", "one_age": "Send one of the two"}
         return error["msg"], asked.get(kind, remedy)
     limit = (error.get("ctx") or {}).get("max_length")

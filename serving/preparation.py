@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from components.ingest.clean import READING, demographic_observations
-from components.ingest.tabular import BLOOD_PRESSURE, parse_times
+from components.ingest.clean import READING, DemographicRows, demographic_rows
+from components.ingest.tabular import BLOOD_PRESSURE
 from components.preprocess.calibrate import Certificates, read_certificates
-from components.preprocess.documents import is_too_late, join_notes, prepare_images
+from components.preprocess.documents import join_texts, prepare_images, usable_order
 from components.preprocess.series import Readings, concatenate_readings, grid_series
 from components.preprocess.settings import PreprocessSettings
 from data_schemas.channels import Catalogue
@@ -34,6 +34,12 @@ SERIES, IMAGE, TEXT = (MODALITIES.index(name) for name in ("series", "image", "t
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PRESSURE = re.compile(BLOOD_PRESSURE)
 _MOST_FAULTS = 100
+_TOO_LATE = "left out, as dated after the window of the readings"
+# What preprocess leaves out; what lies outside the window may still be carried into it.
+_NOT_USED = {
+    "implausible": "left out, as outside the plausible range after its device's calibration",
+    "outliers": "left out, as far from the readings before and after",
+}
 _PRESSURE_REMEDY = "Write systolic/diastolic, such as 120/80, or send systolic_pressure and diastolic_pressure"
 
 
@@ -168,17 +174,14 @@ class Preparer:
         with_image, image_times = _image_times(patients, batch)
         window_end = np.full(count, np.datetime64("NaT", "us"))
         if "series" in self.modalities:
-            numbers = np.concatenate([notes["patient_id"].to_numpy(np.int64), np.arange(count)])
-            times = np.concatenate([notes["time"].to_numpy("datetime64[us]"), image_times])
+            numbers = np.concatenate([notes.patient, np.arange(count)])
+            times = np.concatenate([notes.time, image_times])
             dated = ~np.isnat(times)
             window_end = self._series(patients, numbers[dated], times[dated].astype(np.int64), batch)
         if "image" in self.modalities:
-            late = is_too_late(image_times, window_end, self.settings.later_documents)
-            for number in np.flatnonzero(with_image & late).tolist():
-                batch.warnings[number].append("image: left out, as dated after the last reading's window")
-            self._images(patients, with_image & ~late, batch)
+            self._images(patients, with_image, image_times, window_end, batch)
         if "text" in self.modalities:
-            self._notes(notes, window_end, batch)
+            self._texts(notes, window_end, batch)
         for number, patient in enumerate(patients):
             batch.warnings[number] += self._unread(patient)
         for number in np.flatnonzero(~batch.present.any(axis=1)).tolist():
@@ -227,6 +230,10 @@ class Preparer:
         prepared = grid_series(readings, len(patients), self.channels, self.certificates, self.settings)
         batch.inputs["series"], batch.inputs["series_observed"] = prepared.series, prepared.observed
         batch.present[:, SERIES] = prepared.present
+        for reason, words in _NOT_USED.items():
+            for number in np.flatnonzero(prepared.left_out[reason]).tolist():
+                count = _count(int(prepared.left_out[reason][number]))
+                batch.warnings[number].append(f"observations: {count} {words}")
         return np.where(prepared.present, prepared.window_end.astype("datetime64[us]"), np.datetime64("NaT", "us"))
 
     def _collect(self, number: int, patient: Patient, rows: _Rows, batch: Batch) -> None:
@@ -354,51 +361,54 @@ class Preparer:
         last = np.full(len(patients), np.iinfo(np.int64).min)
         np.minimum.at(first, numbers, times)
         np.maximum.at(last, numbers, times)
-        timed = first <= last
-        # Where nothing is dated, any instant gives the same series: the window is anchored to it.
-        instant = np.array([_microseconds(patient.as_of or _EPOCH) for patient in patients])
-        born = parse_times(pd.Series([patient.birth_date or "" for patient in patients])).dt.tz_localize(None)
-        for number, patient in enumerate(patients):
-            if patient.birth_date and pd.isna(born[number]):
-                batch.faults[number].append(
-                    Fault("birth_date", "is no date", "Write it as 1960, 1960-06 or 1960-06-01", True)
-                )
-            elif patient.birth_date and not timed[number] and not patient.as_of:
-                born[number] = pd.NaT
+        born = np.array([patient.birth_date for patient in patients], dtype="datetime64[us]")
+        for number in np.flatnonzero(first > last).tolist():
+            # Nothing is dated: any instant gives the same series, for the window is anchored to it.
+            first[number] = last[number] = _microseconds(patients[number].as_of or _EPOCH)
+            if patients[number].birth_date and not patients[number].as_of:
+                born[number] = np.datetime64("NaT")
                 batch.warnings[number].append("birth_date: not used, as nothing that was sent is dated")
-        facts = pd.DataFrame(
-            {
-                "key": np.arange(len(patients)),
-                "sex": [patient.sex or "unknown" for patient in patients],
-                "birth_date": born,
-                "age": np.array([np.nan if patient.age is None else patient.age for patient in patients]),
-                "first": pd.Series(np.where(timed, first, instant)).astype("datetime64[us]").dt.tz_localize("UTC"),
-                "last": pd.Series(np.where(timed, last, instant)).astype("datetime64[us]").dt.tz_localize("UTC"),
-                "file": "",
-                "row": 0,
-            }
+        rows = demographic_rows(
+            self.demographics.names,
+            first=first.astype("datetime64[us]"),
+            last=last.astype("datetime64[us]"),
+            sex=[patient.sex or "unknown" for patient in patients],
+            birth_date=born,
+            age=np.array([np.nan if patient.age is None else patient.age for patient in patients]),
+            last_too=self.demographics.at == "first_and_last",
         )
-        added = demographic_observations(facts, list(self.demographics.names), self.demographics.at == "first_and_last")
-        self._note_ages(added, batch)
-        added = added.assign(key=added["key"].astype(np.int64), time=added["time"].astype("datetime64[us, UTC]"))
-        added["time"] = added["time"].astype(np.int64)
-        return self._readings(added)
+        kept = self._plausible_ages(rows, batch)
+        return Readings(
+            patient=rows.patient[kept],
+            device=np.full(int(kept.sum()), -1, dtype=np.int64),
+            channel=np.array([self._channel_index[name] for name in rows.channel[kept]], dtype=np.int64),
+            time=rows.time[kept].astype(np.int64),
+            value=rows.value[kept],
+        )
 
-    def _note_ages(self, added: pd.DataFrame, batch: Batch) -> None:
-        """Warn of ages that preprocess will leave out."""
+    def _plausible_ages(self, rows: DemographicRows, batch: Batch) -> np.ndarray:
+        """Return the rows that preprocess will not leave out anyway (bool), and warn of the others."""
         entry = self.catalogue.channels["age"]
-        wrong = (added["channel"] == "age") & ~added["value"].between(entry.low, entry.high)
-        for number in added.loc[wrong, "key"].unique() if self.settings.drop_implausible else ():
+        plausible = (rows.value >= entry.low) & (rows.value <= entry.high)
+        wrong = (rows.channel == "age") & ~plausible & self.settings.drop_implausible
+        for number in np.unique(rows.patient[wrong]).tolist():
             batch.warnings[number].append(
                 f"age: left out, as outside the plausible range {entry.low:g} to {entry.high:g} years"
             )
+        return ~wrong
 
-    def _images(self, patients: Sequence[Patient], used: np.ndarray, batch: Batch) -> None:
+    def _images(
+        self, patients: Sequence[Patient], given: np.ndarray, times: np.ndarray, window_end: np.ndarray, batch: Batch
+    ) -> None:
         """Add the images to the inputs; zeros where there is none."""
         assert self.image is not None, "a model that reads images has a shape for them"
+        numbers = np.flatnonzero(given)
+        used = numbers[usable_order(numbers, times[given], window_end[given], self.settings.later_documents)]
+        for number in np.setdiff1d(numbers, used).tolist():
+            batch.warnings[number].append(f"image: {_TOO_LATE}")
         shape = (len(patients), self.image.height, self.image.width, self.image.channels)
         images = np.zeros(shape, dtype=np.float32)
-        for number in np.flatnonzero(used).tolist():
+        for number in used.tolist():
             try:
                 image = patients[number].image
                 images[number], warnings = read_image("" if image is None else image, self.image)
@@ -411,15 +421,12 @@ class Preparer:
         images[there] = prepare_images(images[there], self.settings)
         batch.inputs["image"] = images
 
-    def _notes(self, notes: pd.DataFrame, window_end: np.ndarray, batch: Batch) -> None:
+    def _texts(self, notes: _Notes, window_end: np.ndarray, batch: Batch) -> None:
         """Add the notes to the inputs, as word numbers."""
-        samples = pd.DataFrame({"patient_id": np.arange(len(window_end)), "window_end": window_end})
-        texts = join_notes(notes, samples, self.settings)
-        if self.settings.later_documents == "drop":
-            ends = window_end[notes["patient_id"].to_numpy(np.int64)]
-            late = is_too_late(notes["time"].to_numpy(), ends, self.settings.later_documents)
-            for number in notes.loc[late, "patient_id"].unique():
-                batch.warnings[number].append("note: left out what is dated after the last reading's window")
+        used = usable_order(notes.patient, notes.time, window_end[notes.patient], self.settings.later_documents)
+        for number in np.unique(np.delete(notes.patient, used)).tolist():
+            batch.warnings[number].append(f"note: {_TOO_LATE}")
+        texts = join_texts(notes.text[used], notes.patient[used], len(window_end))
         batch.present[:, TEXT] = [bool(text) for text in texts]
         batch.inputs["tokens"] = encode_words(texts, self._word_numbers, self.text_length)
 
@@ -437,20 +444,27 @@ def _naive(time: datetime | None) -> datetime | None:
     return time.astimezone(UTC).replace(tzinfo=None) if time else None
 
 
-def _dated_notes(patients: Sequence[Patient], batch: Batch) -> pd.DataFrame:
-    """Return all notes that were known by ``as_of``: patient_id, time (UTC, without saying so) and text."""
+@dataclass(frozen=True)
+class _Notes:
+    """Notes of a batch, one element each: patients (int64), times (datetime64[us]; NaT for undated) and texts."""
+
+    patient: np.ndarray
+    time: np.ndarray
+    text: np.ndarray
+
+
+def _dated_notes(patients: Sequence[Patient], batch: Batch) -> _Notes:
+    """Return all notes that say anything and were known by ``as_of``."""
     rows = [
         (number, _naive(note.time), note.text)
         for number, patient in enumerate(patients)
         for note in ([Note(text=patient.note)] if isinstance(patient.note, str) else patient.note or [])
         if note.text.strip() and _known_by(note.time, patient, "note", batch.warnings[number])
     ]
-    return pd.DataFrame(
-        {
-            "patient_id": np.array([row[0] for row in rows], dtype=np.int64),
-            "time": np.array([row[1] for row in rows], dtype="datetime64[us]"),
-            "text": np.array([row[2] for row in rows], dtype=object),
-        }
+    return _Notes(
+        patient=np.array([row[0] for row in rows], dtype=np.int64),
+        time=np.array([row[1] for row in rows], dtype="datetime64[us]"),
+        text=np.array([row[2] for row in rows], dtype=object),
     )
 
 

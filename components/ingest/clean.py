@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from components.ingest.rejections import ABSENT, DUPLICATE, IMPLAUSIBLE, UNKNOWN_PATIENT, Rejections
-from components.ingest.source_tables import build_table, constant, map_values, stack_tables
+from components.ingest.source_tables import build_table, constant, map_values
 from data_schemas.channels import Catalogue
 from data_schemas.errors import InputError
 
@@ -140,40 +141,100 @@ def channels_in_order(
     return list(dict.fromkeys([*chosen, *demographics]))
 
 
+@dataclass(frozen=True)
+class DemographicRows:
+    """Facts on patients as readings, one element each.
+
+    Attributes:
+        patient: int64, positions of the patients.
+        channel: "age" or "sex".
+        time: datetime64[us], UTC.
+        value: float64, finite: age in years, sex as female 0 and male 1.
+    """
+
+    patient: np.ndarray
+    channel: np.ndarray
+    time: np.ndarray
+    value: np.ndarray
+
+
+def demographic_rows(
+    demographics: Sequence[str],
+    *,
+    first: np.ndarray,
+    last: np.ndarray,
+    sex: Sequence[str],
+    birth_date: np.ndarray,
+    age: np.ndarray,
+    last_too: bool,
+) -> DemographicRows:
+    """Write age and sex as readings; ingest and serving call this.
+
+    Args:
+        demographics: "age" and/or "sex".
+        first: datetime64[us] ``[n]``, the patients' first time stamps (UTC); NaT for a patient without any.
+        last: datetime64[us] ``[n]``, their last ones.
+        sex: ``[n]``, "female", "male" or anything else.
+        birth_date: datetime64[us] ``[n]``; NaT where not known.
+        age: float64 ``[n]``, years at the first time stamp, where there is no birth date; NaN where not known.
+        last_too: Whether to write them at the last time stamp as well; the age is then that of the day.
+
+    Returns:
+        The readings; none where not known.
+    """
+    at_first = np.flatnonzero(~np.isnat(first))
+    at_last = np.flatnonzero(last > first) if last_too else at_first[:0]
+    patient = np.concatenate([at_first, at_last])
+    time = np.concatenate([first[at_first], last[at_last]])
+    years = _years(time - birth_date[patient])
+    elapsed = _years(time - first[patient])
+    values = {
+        "age": np.where(np.isnat(birth_date[patient]), age[patient] + elapsed, years),
+        "sex": np.array([{"female": 0.0, "male": 1.0}.get(text, np.nan) for text in sex])[patient],
+    }
+    known = [np.isfinite(values[name]) for name in demographics]
+    return DemographicRows(
+        patient=np.concatenate([patient[rows] for rows in known]),
+        channel=np.repeat(np.array(demographics, dtype=object), [int(rows.sum()) for rows in known]),
+        time=np.concatenate([time[rows] for rows in known]),
+        value=np.concatenate([values[name][rows] for name, rows in zip(demographics, known, strict=True)]),
+    )
+
+
+def _years(elapsed: np.ndarray) -> np.ndarray:
+    """Return timedelta64[us] in years."""
+    return elapsed.astype(np.int64) / 1e6 / _YEAR_SECONDS
+
+
 def demographic_observations(patients: pd.DataFrame, demographics: list[str], last_too: bool) -> pd.DataFrame:
     """Write age and sex as observations, so that models see them as channels.
 
     Args:
-        patients: Columns key, sex, birth_date, age, first, last (the patient's first and last time stamps).
+        patients: Columns key, sex, birth_date, age, first, last (the patient's first and last time stamps), file, row.
         demographics: "age" and/or "sex".
         last_too: Whether to write them at the last time stamp as well; the age is then that of the day.
 
     Returns:
         Observations: age in years, sex as female 0 and male 1; none where not known.
     """
-    at_first = patients.assign(time=patients["first"])
-    at_last = patients[patients["last"] > patients["first"]].assign(time=lambda rows: rows["last"])
-    rows = pd.concat([at_first, at_last]) if last_too else at_first
-    rows = rows[rows["time"].notna()]
-    years = (rows["time"].dt.tz_localize(None) - rows["birth_date"]).dt.total_seconds() / _YEAR_SECONDS
-    elapsed = (rows["time"] - rows["first"]).dt.total_seconds() / _YEAR_SECONDS
-    values = {
-        "age": years.where(rows["birth_date"].notna(), rows["age"] + elapsed),
-        "sex": rows["sex"].map({"female": 0.0, "male": 1.0}),
-    }
-    parts = [
-        build_table(
-            "observations",
-            key=rows["key"],
-            device_id=constant("", len(rows)),
-            channel=constant(name, len(rows)),
-            time=rows["time"],
-            value=values[name],
-            unit=constant("a" if name == "age" else "1", len(rows)),
-            file=rows["file"],
-            row=rows["row"],
-        )
-        for name in demographics
-    ]
-    table = stack_tables("observations", parts)
-    return table[np.isfinite(table["value"].to_numpy(np.float64))]
+    rows = demographic_rows(
+        demographics,
+        first=patients["first"].to_numpy("datetime64[us]"),
+        last=patients["last"].to_numpy("datetime64[us]"),
+        sex=patients["sex"].tolist(),
+        birth_date=patients["birth_date"].to_numpy("datetime64[us]"),
+        age=patients["age"].to_numpy(np.float64),
+        last_too=last_too,
+    )
+    chosen = patients.iloc[rows.patient]
+    return build_table(
+        "observations",
+        key=chosen["key"],
+        device_id=constant("", len(chosen)),
+        channel=pd.Series(rows.channel).astype("category"),
+        time=pd.Series(rows.time).dt.tz_localize("UTC"),
+        value=rows.value,
+        unit=pd.Series(np.where(rows.channel == "age", "a", "1")).astype("category"),
+        file=chosen["file"],
+        row=chosen["row"],
+    )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import numpy as np
 import pandas as pd
 
@@ -11,21 +9,6 @@ from components.preprocess.denoise import smooth_images
 from components.preprocess.settings import PreprocessSettings
 
 NOTE_SEPARATOR = "\n"
-_Times = TypeVar("_Times", pd.Series, np.ndarray)
-
-
-def is_too_late(time: _Times, window_end: _Times, later_documents: str) -> _Times:
-    """Say which notes or images come too late to be used; training and serving call this.
-
-    Args:
-        time: When each is dated; NaT where it is not.
-        window_end: End of its sample's window; NaT where the sample has no series.
-        later_documents: "keep" or "drop" those dated after the window's end; undated ones stay.
-
-    Returns:
-        Bool, one a document.
-    """
-    return (time > window_end) & (later_documents == "drop")
 
 
 def usable_documents(documents: pd.DataFrame, samples: pd.DataFrame, later_documents: str) -> pd.DataFrame:
@@ -42,8 +25,49 @@ def usable_documents(documents: pd.DataFrame, samples: pd.DataFrame, later_docum
     """
     keys = samples[["patient_id", "window_end"]].assign(sample=np.arange(len(samples)))
     joined = documents.merge(keys, on="patient_id", how="inner")
-    joined = joined[~is_too_late(joined["time"], joined["window_end"], later_documents)]
-    return joined.sort_values(["sample", "time"], kind="stable", na_position="first").reset_index(drop=True)
+    order = usable_order(
+        joined["sample"].to_numpy(np.int64),
+        joined["time"].to_numpy("datetime64[us]"),
+        joined["window_end"].to_numpy("datetime64[us]"),
+        later_documents,
+    )
+    return joined.iloc[order].reset_index(drop=True)
+
+
+def usable_order(sample: np.ndarray, time: np.ndarray, window_end: np.ndarray, later_documents: str) -> np.ndarray:
+    """Say which documents are used, and in which order; training and serving call this.
+
+    Args:
+        sample: int64 ``[m]``, the sample of each document.
+        time: datetime64 ``[m]``; NaT where it is not dated.
+        window_end: datetime64 ``[m]``, end of its sample's window; NaT where the sample has no series.
+        later_documents: "keep" or "drop" those dated after the window's end; undated ones stay.
+
+    Returns:
+        int64: positions of the used documents, ordered by sample and time (undated first), those with one time stamp in
+        their original order.
+    """
+    used = np.flatnonzero(~((time > window_end) & (later_documents == "drop")))
+    # As an integer, NaT is the smallest of all times.
+    return used[np.lexsort((time[used].astype("datetime64[us]").astype(np.int64), sample[used]))]
+
+
+def join_texts(texts: np.ndarray, sample: np.ndarray, samples: int) -> list[str]:
+    """Join the notes of each sample; training and serving call this.
+
+    Args:
+        texts: Texts ``[m]`` in the order of ``usable_order``.
+        sample: int64 ``[m]``, the sample of each, ascending.
+        samples: Number of samples.
+
+    Returns:
+        One text a sample; an empty string where it has none.
+    """
+    joined = [""] * samples
+    starts = np.flatnonzero(np.diff(sample, prepend=-1))
+    for place, parts in zip(sample[starts].tolist(), np.split(texts, starts[1:]), strict=False):
+        joined[place] = NOTE_SEPARATOR.join(parts)
+    return joined
 
 
 def join_notes(notes: pd.DataFrame, samples: pd.DataFrame, settings: PreprocessSettings) -> list[str]:
@@ -59,8 +83,7 @@ def join_notes(notes: pd.DataFrame, samples: pd.DataFrame, settings: PreprocessS
     """
     written = notes[notes["text"].fillna("").str.strip() != ""]
     used = usable_documents(written, samples, settings.later_documents)
-    texts = used.groupby("sample", sort=False)["text"].agg(NOTE_SEPARATOR.join)
-    return texts.reindex(range(len(samples)), fill_value="").tolist()
+    return join_texts(used["text"].to_numpy(object), used["sample"].to_numpy(np.int64), len(samples))
 
 
 def latest_images(index: pd.DataFrame, samples: pd.DataFrame, settings: PreprocessSettings) -> np.ndarray:

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from components.preprocess.align import aggregate_cells, grid_steps, window_ends, window_references
-from components.preprocess.calibrate import Certificates, calibrate, read_certificates
+from components.preprocess.calibrate import Certificates, calibrate
 from components.preprocess.denoise import hampel_outliers, smooth_series
 from components.preprocess.impute import Filling, impute_series
 from components.preprocess.settings import PreprocessSettings
@@ -78,6 +77,8 @@ class PreparedSeries:
         present: Bool ``[n]``: whether the patient has a usable observation.
         measured: int64 ``[channels]``, readings of each channel that stand on the grid.
         counts: Numbers of readings and cells by what happened to them.
+        left_out: int64 ``[n]`` by reason: how many readings of each patient were "not_finite", "implausible",
+            "outliers" or "outside_window".
     """
 
     series: np.ndarray
@@ -86,6 +87,7 @@ class PreparedSeries:
     present: np.ndarray
     measured: np.ndarray
     counts: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def encode_readings(
@@ -149,7 +151,7 @@ def _indices(column: pa.ChunkedArray, names: Sequence[str] | pa.Array) -> np.nda
 
 def clean_readings(
     readings: Readings, channels: Sequence[Channel], certificates: Certificates, settings: PreprocessSettings
-) -> tuple[Readings, dict[str, int]]:
+) -> tuple[Readings, dict[str, int], dict[str, np.ndarray]]:
     """Calibrate readings, put them in order, and leave out those that cannot be true.
 
     Args:
@@ -160,7 +162,8 @@ def clean_readings(
 
     Returns:
         Readings ordered by patient, channel, time and value, and the numbers of readings: ``readings`` received,
-        ``calibrated``, ``not_finite``, ``implausible`` and ``outliers`` (the last three are left out).
+        ``calibrated``, ``not_finite``, ``implausible`` and ``outliers`` (the last three are left out); and the patient
+        of each reading that was left out, by reason.
     """
     counts = {"readings": len(readings.value), "calibrated": 0}
     value, time = readings.value, readings.time
@@ -172,8 +175,7 @@ def clean_readings(
     kept = finite
     if settings.drop_implausible and len(channels):
         kept = finite & (value >= low[readings.channel]) & (value <= high[readings.channel])
-    counts["not_finite"] = int((~finite).sum())
-    counts["implausible"] = int((finite & ~kept).sum())
+    left_out = {"not_finite": readings.patient[~finite], "implausible": readings.patient[finite & ~kept]}
     cleaned = Readings(readings.patient, readings.device, readings.channel, time, value).take(kept)
     group = cleaned.patient * len(channels) + cleaned.channel
     order = np.lexsort((cleaned.value, cleaned.time, group))
@@ -187,8 +189,9 @@ def clean_readings(
         deviations=settings.outlier_deviations,
         floor=settings.outlier_floor * (high - low)[cleaned.channel] if len(channels) else 0.0,
     )
-    counts["outliers"] = int(outlier.sum())
-    return cleaned.take(~outlier), counts
+    left_out["outliers"] = cleaned.patient[outlier]
+    counts |= {reason: len(patient) for reason, patient in left_out.items()}
+    return cleaned.take(~outlier), counts, left_out
 
 
 def grid_series(
@@ -211,7 +214,7 @@ def grid_series(
         The series; ``counts`` has those of ``clean_readings``, ``outside_window`` readings, and cells by ``Filling``
         name (``carried_in`` for cells that took a value from before the window).
     """
-    readings, counts = clean_readings(readings, channels, certificates, settings)
+    readings, counts, left_out = clean_readings(readings, channels, certificates, settings)
     shape = (patients, settings.steps, len(channels))
     step = settings.step_microseconds
     reference, present = window_references(readings.patient, readings.time, patients, settings.anchor)
@@ -219,7 +222,8 @@ def grid_series(
         readings.time, reference[readings.patient], anchor=settings.anchor, step=step, steps=settings.steps
     )
     inside = (steps >= 0) & (steps < settings.steps)
-    counts["outside_window"] = int((~inside).sum())
+    left_out["outside_window"] = readings.patient[~inside]
+    counts["outside_window"] = len(left_out["outside_window"])
     used = readings.take(inside)
     cell = (used.patient * settings.steps + steps[inside]) * len(channels) + used.channel
     grid = aggregate_cells(cell, used.time, used.value, int(np.prod(shape)), settings.aggregate).reshape(shape)
@@ -238,6 +242,7 @@ def grid_series(
         present=present,
         measured=np.bincount(used.channel, minlength=len(channels)),
         counts=counts,
+        left_out={reason: np.bincount(patient, minlength=patients) for reason, patient in left_out.items()},
     )
 
 
@@ -251,39 +256,3 @@ def _carry_in(series: np.ndarray, earlier: Readings) -> int:
     last = last.take(empty)
     series[last.patient, :, last.channel] = last.value[:, None]
     return len(last.value) * series.shape[1]
-
-
-def prepare_series(
-    observations: pd.DataFrame,
-    devices: pd.DataFrame,
-    channels: Sequence[Channel],
-    settings: PreprocessSettings,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Prepare the series of one or a few patients from tables in the cohort's form; serving calls this.
-
-    Args:
-        observations: Columns device_id, channel, time (with time zone), value, and patient_id where there is more
-            than one patient; in any order.
-        devices: Calibration certificates: device_id, channel, gain, bias, clock_offset_seconds; may be empty.
-        channels: Channels in the order of the series' last axis, as in the features' manifest.
-        settings: The settings that the model was trained with.
-
-    Returns:
-        float32 ``[n, steps, channels]`` and bool ``[n, steps, channels]`` (measured, not imputed), patients in the
-        order of their first row; one patient where there is no column patient_id, even without rows.
-
-    Raises:
-        InputError: An observation lacks its device, channel or time, or a certificate cannot be used.
-    """
-    if "patient_id" not in observations:
-        observations = observations.assign(patient_id="")
-        patients = [""]
-    else:
-        patients = list(pd.unique(observations["patient_id"]))
-    certificates = read_certificates(devices, [channel.name for channel in channels])
-    types = {"patient_id": pa.string(), "device_id": pa.string(), "channel": pa.string(), "time": TIME}
-    schema = pa.schema([(name, types.get(name, pa.float64())) for name in COLUMNS])
-    table = pa.Table.from_pandas(observations[list(COLUMNS)], schema=schema, preserve_index=False)
-    readings = encode_readings(table, patients, channels, certificates)
-    prepared = grid_series(readings, len(patients), channels, certificates, settings)
-    return prepared.series, prepared.observed

@@ -22,6 +22,11 @@ def faults(content):
     return caught.value.faults
 
 
+@pytest.mark.parametrize("date", ["1960", "1960-02", "1960-02-29"])
+def test_a_year_or_month_of_birth_is_enough(date):
+    assert parse_patients([{"birth_date": date}])[0].birth_date == date
+
+
 def test_what_is_left_out_is_not_known():
     (parsed,) = parse_patients([{}])
     assert parsed == Patient()
@@ -64,6 +69,8 @@ def test_what_is_left_out_is_not_known():
         ([{"age": "60"}], "patients[0].age", "is not a number"),
         ([{"age": 60, "birth_date": "1960"}], "patients[0]", "needs either an age or a birth_date"),
         ([{"birth_date": "1960/06/01"}], "patients[0].birth_date", "is not of the documented form"),
+        ([{"birth_date": "1960-06-31"}], "patients[0].birth_date", "is no date"),
+        ([{"birth_date": "0000"}], "patients[0].birth_date", "is no date"),
         ([{}, {"mrn": "1"}], "patients[1]", "has a field mrn that is not known"),
     ],
 )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
-from data_schemas.cohort import Channel, ImageShape, Manifest, write_cohort
+from components.preprocess.calibrate import read_certificates
+from components.preprocess.series import COLUMNS, encode_readings, grid_series
+from components.preprocess.settings import PreprocessSettings
+from data_schemas.cohort import TIME, Channel, ImageShape, Manifest, write_cohort
 
 CHANNELS = [
     Channel(name="heart_rate", unit="/min", low=20.0, high=300.0),
@@ -93,3 +97,39 @@ def make_cohort(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+def prepare_series(
+    observations: pd.DataFrame,
+    devices: pd.DataFrame,
+    channels: Sequence[Channel],
+    settings: PreprocessSettings,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Prepare the series of one or a few patients from tables in the cohort's form.
+
+    Args:
+        observations: Columns device_id, channel, time (with time zone), value, and patient_id where there is more
+            than one patient; in any order.
+        devices: Calibration certificates: device_id, channel, gain, bias, clock_offset_seconds; may be empty.
+        channels: Channels in the order of the series' last axis, as in the features' manifest.
+        settings: The settings that the model was trained with.
+
+    Returns:
+        float32 ``[n, steps, channels]`` and bool ``[n, steps, channels]`` (measured, not imputed), patients in the
+        order of their first row; one patient where there is no column patient_id, even without rows.
+
+    Raises:
+        InputError: An observation lacks its device, channel or time, or a certificate cannot be used.
+    """
+    if "patient_id" not in observations:
+        observations = observations.assign(patient_id="")
+        patients = [""]
+    else:
+        patients = list(pd.unique(observations["patient_id"]))
+    certificates = read_certificates(devices, [channel.name for channel in channels])
+    types = {"patient_id": pa.string(), "device_id": pa.string(), "channel": pa.string(), "time": TIME}
+    schema = pa.schema([(name, types.get(name, pa.float64())) for name in COLUMNS])
+    table = pa.Table.from_pandas(observations[list(COLUMNS)], schema=schema, preserve_index=False)
+    readings = encode_readings(table, patients, channels, certificates)
+    prepared = grid_series(readings, len(patients), channels, certificates, settings)
+    return prepared.series, prepared.observed

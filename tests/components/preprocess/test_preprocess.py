@@ -5,11 +5,11 @@ from scipy.ndimage import gaussian_filter
 
 from components.preprocess import preprocess
 from components.preprocess.preprocess import preprocess_cohort
-from components.preprocess.series import prepare_series
 from components.preprocess.settings import PreprocessSettings
 from data_schemas.cohort import Cohort
 from data_schemas.errors import InputError
 from data_schemas.features import Features
+from tests.components.preprocess.conftest import prepare_series
 
 START = pd.Timestamp("2022-06-01T08:00:00Z")
 SETTINGS = PreprocessSettings(step="6h", steps=6, anchor="first", folds=3)

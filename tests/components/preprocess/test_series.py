@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.preprocess.series import prepare_series
 from components.preprocess.settings import PreprocessSettings
 from data_schemas.cohort import Channel
 from data_schemas.errors import InputError
+from tests.components.preprocess.conftest import prepare_series
 
 CHANNELS = [Channel(name="x", unit="1", low=0, high=100), Channel(name="y", unit="1", low=0, high=100)]
 START = pd.Timestamp("2022-06-01T00:00:00Z")
