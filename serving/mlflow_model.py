@@ -37,10 +37,11 @@ class DiagnosisModel(PythonModel):
             One row a patient, with the columns of ``serving.patients.Diagnosis``.
 
         Raises:
-            InvalidRequest: A patient cannot be diagnosed.
+            InvalidRequest: A patient cannot be diagnosed. Not MLflow's own exception: with that its server would repeat
+                the whole request in the answer.
         """
-        patients = patients_of(model_input)
-        rows = [diagnosis.model_dump() for diagnosis in self._predictor.diagnose(patients)]
+        diagnoses = self._predictor.diagnose(patients_of(model_input))
+        rows = [diagnosis.model_dump() for diagnosis in diagnoses]
         return pd.DataFrame(rows, columns=list(Diagnosis.model_fields), index=model_input.index)
 
 
