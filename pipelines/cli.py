@@ -5,6 +5,7 @@ Nothing heavy is imported here: ``vitalfuse --help`` answers at once, and each c
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -119,8 +120,6 @@ def _print_failure(outcome: RunOutcome) -> None:
 
 
 def _print_result(console: Console, settings: Settings, outcome: RunOutcome) -> None:
-    import json
-
     from pipelines.display import result_table
 
     comparison, registered = outcome.output("compare"), outcome.output("register")
@@ -302,6 +301,49 @@ def ui(workspace: Path, host: str, port: int) -> None:
     click.echo(f"MLflow UI on http://{host}:{port} (stop with Ctrl-C)")
     arguments = ["--backend-store-uri", f"sqlite:///{database}", "--host", host, "--port", str(port), "--workers", "1"]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *arguments])
+
+
+@main.command()
+@_config_option
+@_set_option
+@click.option("--workspace", type=click.Path(path_type=Path), help="Folder with the MLflow store of `vitalfuse run`.")
+@click.option("--model", help="Name of the registered model; `register.model_name` of the settings by default.")
+@click.option("--alias", help="Alias that is followed.  [default: champion]")
+@click.option("--version", help="One version for good, in place of the alias.")
+@click.option("--folder", type=click.Path(path_type=Path), help="A model folder, in place of the registry.")
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on.  [default: 8080]")
+def serve(
+    config: str,
+    overrides: tuple[str, ...],
+    workspace: Path | None,
+    model: str | None,
+    **options: str | int | Path | None,
+) -> None:
+    """Serve a registered model, and follow its alias.
+
+    Speaks the Open Inference Protocol v2 (/v2), MLflow's /invocations and plain JSON (/v1/diagnose); /docs describes
+    them, /metrics is for Prometheus. A promotion is picked up without a restart. The bearer token comes from the
+    environment variable VITALFUSE_SERVE_TOKEN.
+    """
+    from pipelines.settings import find_config, load_settings
+    from pipelines.tracking import tracking_uri
+    from serving.server.run import serve as serve_model
+
+    extra = [f"workspace={workspace}"] if workspace else []
+    # As JSON, so that version 3 stays a text.
+    extra += [f"serve.{key}={json.dumps(_plain(value))}" for key, value in options.items() if value is not None]
+    settings = load_settings(find_config(config), [*overrides, *extra])
+    serve_model(
+        settings.serve,
+        model_name=model or settings.register_model.model_name,
+        tracking_uri=tracking_uri(settings),
+        cache=settings.workspace / "serve",
+    )
+
+
+def _plain(value: str | int | Path | None) -> str | int | None:
+    return str(value) if isinstance(value, Path) else value
 
 
 if __name__ == "__main__":

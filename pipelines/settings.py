@@ -21,6 +21,7 @@ from components.train.settings import TrainSettings
 from components.validate.settings import ValidateSettings
 from data_schemas.errors import InputError
 from pipelines.cluster_settings import ClusterSettings
+from serving.settings import ServeSettings
 from training.names import CANDIDATE, MODEL_NAMES
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -58,6 +59,7 @@ class Settings(Section):
     compare: CompareSettings = CompareSettings()
     register_model: RegisterSettings = Field(default=RegisterSettings(), alias="register")
     cluster: ClusterSettings = ClusterSettings()
+    serve: ServeSettings = ServeSettings()
 
     @field_validator("models")
     @classmethod
