@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Annotated, Any, cast
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 
+from serving.page_routes import PageModel, page_model, page_router
 from serving.patients import Diagnosis, Fault, InvalidRequest, Patient, faults_of
 from serving.server.batching import Batcher
 from serving.server.errors import ErrorAnswer, Refusal, faults_answer, invalid_answer, refusal_answer
@@ -29,7 +28,6 @@ from serving.server.open_inference import InvalidInput, ModelNotFound, open_infe
 from serving.server.service import DiagnosisService
 from serving.settings import ServeSettings
 
-PAGE = Path(__file__).resolve().parent.parent / "page"
 _DESCRIPTION = """Diagnoses patients from raw vital signs, an image and a note.
 
 For research and evaluation. Not a medical device; not for clinical use."""
@@ -85,7 +83,6 @@ def build_app(
     *,
     hooks: Sequence[PredictionHook] = (),
     token: str | None = None,
-    page: Path = PAGE,
 ) -> Gate:
     """Put the server together.
 
@@ -95,7 +92,6 @@ def build_app(
         metrics: The same as the follower's.
         hooks: Told of every request that was answered, off its path.
         token: Bearer token; None lets anybody in.
-        page: Folder of static files for ``/``; nothing is shown there where it is absent.
 
     Returns:
         The ASGI app.
@@ -119,11 +115,15 @@ def build_app(
     app.include_router(open_inference_router(service))
     app.include_router(mlflow_router(service))
     _add_own(app, service)
-    # The page has the last word: what no route has taken.
-    if (page / "index.html").is_file():
-        app.mount("/", StaticFiles(directory=page, html=True), name="page")
+    # The gate guards what the page asks for.
+    app.include_router(page_router(lambda: _page_model(follower), lambda request: None))
     app.openapi = _openapi(app, token is not None)  # type: ignore[method-assign]
     return Gate(app, settings, metrics, token)
+
+
+def _page_model(follower: Follower) -> PageModel | None:
+    current = follower.current
+    return page_model(current.name, current.version, current.predictor.contract) if current else None
 
 
 def _add_own(app: FastAPI, service: DiagnosisService) -> None:

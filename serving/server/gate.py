@@ -24,7 +24,7 @@ from serving.settings import ServeSettings
 
 _log = logging.getLogger("vitalfuse.serve")
 # Protected by the token: whatever diagnoses, or tells of the model. Health, metrics and pages are open to all.
-PROTECTED = ("/v1", "/v2", "/invocations")
+PROTECTED = ("/v1", "/v2", "/invocations", "/page/")
 OPEN = ("/v2/health/",)
 _MEGABYTE = 1_000_000
 
@@ -170,8 +170,10 @@ class _Answer:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            own = [(b"x-request-id", self.request_id.encode()), (b"cache-control", b"no-store")]
-            message = {**message, "headers": [*message.get("headers", []), *own]}
+            headers = [*message.get("headers", []), (b"x-request-id", self.request_id.encode())]
+            if not any(name.lower() == b"cache-control" for name, _ in headers):
+                headers.append((b"cache-control", b"no-store"))
+            message = {**message, "headers": headers}
         await self._send(message)
 
     async def refuse(self, scope: Scope, receive: Receive, refusal: Refusal) -> None:

@@ -13,15 +13,14 @@ from mlflow.pyfunc import scoring_server
 from mlflow.types import ColSpec, Schema
 from mlflow.types.schema import AnyType
 from mlflow.version import VERSION
+from pydantic_core import from_json
 
 from serving.patients import Fault, InvalidRequest, Patient, parse_patients
 from serving.server.errors import ErrorAnswer, Refusal
 from serving.server.service import DiagnosisService
 from serving.table import patients_of
 
-_REMEDY = (
-    "Send dataframe_records, dataframe_split, or inputs with a list of objects; the columns are those of a patient"
-)
+_REMEDY = "Send dataframe_records or dataframe_split with the columns of a patient, or instances with patients"
 _EXAMPLE = {"dataframe_records": [{"note": "Fever and cough.", "age": 61}]}
 
 
@@ -36,7 +35,7 @@ class _Received:
         return []
 
 
-def decode(body: bytes, content_type: str) -> list[Patient]:
+def decode(body: bytes, content_type: str) -> tuple[list[Patient], str]:
     """Decode a request as MLflow's scoring server does.
 
     Args:
@@ -44,12 +43,15 @@ def decode(body: bytes, content_type: str) -> list[Patient]:
         content_type: Which.
 
     Returns:
-        The patients.
+        The patients, and what their list is called in messages.
 
     Raises:
         InvalidRequest: It is not of MLflow's form, or the rows are no patients.
         Refusal: The content type is unknown.
     """
+    if listed := _listed(body, content_type):
+        name, rows = listed
+        return parse_patients(rows, place=name), name
     schema = Schema([ColSpec(AnyType(), name, required=False) for name in Patient.model_fields])
     received = _Received()
     try:
@@ -63,11 +65,26 @@ def decode(body: bytes, content_type: str) -> list[Patient]:
         raise InvalidRequest([Fault("body", problem, _REMEDY, malformed=True)]) from None
     if answer.status != 200:
         raise Refusal(answer.status, "the content type is not one of MLflow's: application/json, text/csv")
-    if isinstance(received.data, pd.DataFrame):
-        return patients_of(received.data)
-    if isinstance(received.data, list):
-        return parse_patients(received.data)
-    raise InvalidRequest([Fault("body", "holds no rows of a table", _REMEDY, malformed=True)])
+    if not isinstance(received.data, pd.DataFrame):
+        raise InvalidRequest([Fault("body", "holds no rows of a table", _REMEDY, malformed=True)])
+    return patients_of(received.data), "patients"
+
+
+def _listed(body: bytes, content_type: str) -> tuple[str, list[Any]] | None:
+    """Return the rows of ``inputs`` and ``instances``.
+
+    MLflow's codec would turn the latter into columns, for which every patient needs the same fields.
+    """
+    if content_type.partition(";")[0].strip() != "application/json":
+        return None
+    try:
+        content = from_json(body)
+    except ValueError:
+        return None
+    for name in ("inputs", "instances"):
+        if isinstance(content, dict) and list(content) == [name] and isinstance(content[name], list):
+            return name, content[name]
+    return None
 
 
 def mlflow_router(service: DiagnosisService) -> APIRouter:
@@ -82,12 +99,12 @@ def mlflow_router(service: DiagnosisService) -> APIRouter:
     router = APIRouter(tags=["MLflow"])
 
     async def invocations(request: Request) -> Response:
-        """Diagnose the rows of a table: `dataframe_records`, `dataframe_split` or `inputs`."""
+        """Diagnose the rows of a table: `dataframe_records`, `dataframe_split`, `inputs` or `instances`."""
         body = await request.body()
         content_type = request.headers.get("content-type") or "application/json"
         # A table is slower to decode than JSON: always in a thread.
-        patients = await asyncio.to_thread(decode, body, content_type)
-        diagnoses = await service.diagnose(patients)
+        patients, place = await asyncio.to_thread(decode, body, content_type)
+        diagnoses = await service.diagnose(patients, place)
         text = io.StringIO()
         scoring_server.predictions_to_json([diagnosis.model_dump() for diagnosis in diagnoses], text)
         return Response(text.getvalue(), media_type="application/json")

@@ -33,14 +33,14 @@ def start(model_folder, tmp_path) -> Iterator[Callable[..., TestClient]]:
     """Start a server inside the test; settings by name, a token, hooks, a page."""
     with ExitStack() as stack:
 
-        def run(token=None, hooks=(), page=None, follower=None, metrics=None, **changes) -> TestClient:
+        def run(token=None, hooks=(), follower=None, metrics=None, **changes) -> TestClient:
             changes = {"rate_limit": None, **changes}
             if follower is None and "folder" not in changes:
                 changes["folder"] = model_folder("series", "image", "text")
             settings = ServeSettings(**changes)
             metrics = metrics or Metrics()
             follower = follower or Follower(NAME, settings, tmp_path / "cache", metrics)
-            app = build_app(settings, follower, metrics, hooks=hooks, token=token, page=page or tmp_path / "no_page")
+            app = build_app(settings, follower, metrics, hooks=hooks, token=token)
             client = stack.enter_context(TestClient(app, raise_server_exceptions=False))
             wait_until(lambda: follower.current or follower.detail != "the model is being loaded")
             return client

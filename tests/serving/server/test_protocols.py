@@ -102,13 +102,14 @@ def test_nobody_unloads_the_model(client, path):
     assert client.post(path).status_code == 404
 
 
-@pytest.mark.parametrize("form", ["dataframe_records", "dataframe_split", "inputs"])
+@pytest.mark.parametrize("form", ["dataframe_records", "dataframe_split", "inputs", "instances"])
 def test_mlflow(client, expected, form):
     frame = pd.DataFrame(BOTH).astype(object).where(lambda table: table.notna(), None)
     rows = {
         "dataframe_records": lambda: frame.to_dict("records"),
         "dataframe_split": lambda: frame.to_dict("split", index=False),
         "inputs": lambda: BOTH,
+        "instances": lambda: BOTH,
     }[form]()
     answer = client.post("/invocations", json={form: rows})
     assert answer.status_code == 200, answer.text
@@ -159,7 +160,7 @@ def test_faults_name_the_patient_and_the_field(client, change, status, field, wa
         answer = client.post("/invocations", json={"inputs": both})
     assert answer.status_code in ({400, 422} if status is None else {status}), answer.text
     content = answer.json()
-    assert "patients[1]" in content["error"]
+    assert ("inputs[1]" if way == "mlflow" else "patients[1]") in content["error"]
     assert field in content["error"]
     assert all(fault["remedy"] for fault in content["faults"])
 
