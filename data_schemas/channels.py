@@ -184,9 +184,10 @@ class Catalogue:
         ]
         table = np.array(rows, dtype=np.float64).reshape(-1, 6)[inverse]
         factor, offset, low, high, other_factor, other_offset = table.T
-        converted = values * factor + offset
+        # A value near the largest float becomes infinite, and so implausible.
+        with np.errstate(over="ignore"):
+            converted, other = values * factor + offset, values * other_factor + other_offset
         plausible = (converted >= low) & (converted <= high)
-        other = values * other_factor + other_offset
         corrected = ~plausible & (other >= low) & (other <= high)
         return Converted(
             values=np.where(corrected, other, converted),

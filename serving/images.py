@@ -17,7 +17,7 @@ from serving.patients import Fault
 # No format that needs another program to be read.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 # Also bounds the memory: three float32 a pixel.
-MOST_PIXELS = 64_000_000
+MOST_PIXELS = 25_000_000
 # Weights of red, green and blue in Pillow's own conversion to grey (ITU-R 601-2).
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 _FILE_REMEDY = f"Send a whole {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file in base64"

@@ -35,7 +35,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PRESSURE = re.compile(BLOOD_PRESSURE)
 _MOST_FAULTS = 100
 _TOO_LATE = "left out, as dated after the window of the readings"
-# What preprocess leaves out; what lies outside the window may still be carried into it.
+# What preprocess leaves out.
 _NOT_USED = {
     "implausible": "left out, as outside the plausible range after its device's calibration",
     "outliers": "left out, as far from the readings before and after",
@@ -230,7 +230,8 @@ class Preparer:
         prepared = grid_series(readings, len(patients), self.channels, self.certificates, self.settings)
         batch.inputs["series"], batch.inputs["series_observed"] = prepared.series, prepared.observed
         batch.present[:, SERIES] = prepared.present
-        for reason, words in _NOT_USED.items():
+        window = f"outside the window of {self.settings.steps} steps of {self.settings.step}"
+        for reason, words in {**_NOT_USED, "outside_window": window}.items():
             for number in np.flatnonzero(prepared.left_out[reason]).tolist():
                 count = _count(int(prepared.left_out[reason][number]))
                 batch.warnings[number].append(f"observations: {count} {words}")
@@ -271,35 +272,28 @@ class Preparer:
         named = reading.channel.strip().casefold() if reading.channel is not None else None
         channels = self._names.get((named, reading.code))
         value = reading.value
-        fault = None
-        if channels is None:
-            fault = self._unknown_name(place, named)
-        elif len(channels) == 1:
-            if isinstance(value, float):
-                return channels, (value,)
-            fault = Fault(
-                f"observations[{place}].value", f"is a text, and {channels[0]} is a number", "Send a number", True
-            )
-        else:
-            parts = _PRESSURE.match(value) if isinstance(value, str) else None
-            if parts:
-                return channels, (float(parts[1]), float(parts[2]))
-            fault = Fault(f"observations[{place}].value", "is not a blood pressure", _PRESSURE_REMEDY, True)
+        if channels and len(channels) == 1 and isinstance(value, float):
+            return channels, (value,)
+        parts = _PRESSURE.match(value) if channels and len(channels) == 2 and isinstance(value, str) else None
+        if channels and parts:
+            return channels, (float(parts[1]), float(parts[2]))
         if len(faults) < _MOST_FAULTS:
-            faults.append(fault)
+            faults.append(self._unreadable(f"observations[{place}]", named, channels))
         return (), ()
 
-    def _unknown_name(self, place: int, named: str | None) -> Fault:
-        if named is None:
-            return Fault(f"observations[{place}].code", "is no LOINC code of a known channel", "Leave the reading out")
-        names = {name: channels for (name, _), channels in self._names.items() if name}
-        close = difflib.get_close_matches(named, names, n=1)
-        meant = f"Did you mean {' and '.join(names[close[0]])}? " if close else ""
-        return Fault(
-            f"observations[{place}].channel",
-            "is no known channel",
-            f"{meant}The model reads {', '.join(self._channel_index)}; leave others out",
-        )
+    def _unreadable(self, field: str, named: str | None, channels: tuple[str, ...] | None) -> Fault:
+        """Say what is wrong with the name or the value of a reading."""
+        if channels is None and named is None:
+            return Fault(f"{field}.code", "is no LOINC code of a known channel", "Leave the reading out")
+        if channels is None:
+            names = {name: meant for (name, _), meant in self._names.items() if name}
+            close = difflib.get_close_matches(named or "", names, n=1)
+            meant = f"Did you mean {' and '.join(names[close[0]])}? " if close else ""
+            remedy = f"{meant}The model reads {', '.join(self._channel_index)}; leave others out"
+            return Fault(f"{field}.channel", "is no known channel", remedy)
+        if len(channels) == 1:
+            return Fault(f"{field}.value", f"is a text, and {channels[0]} is a number", "Send a number", malformed=True)
+        return Fault(f"{field}.value", "is not a blood pressure", _PRESSURE_REMEDY, malformed=True)
 
     def _clean(self, rows: _Rows, batch: Batch) -> Readings:
         """Bring values to canonical units; leave out what is implausible or sent twice, as ingest does."""

@@ -71,6 +71,12 @@ def saved(model_folder, tmp_path_factory):
     return target
 
 
+def test_nothing_of_it_is_a_pickle(saved):
+    kept = [path.relative_to(saved) for path in saved.rglob("*") if path.is_file()]
+    assert not [path for path in kept if path.suffix in (".pkl", ".pickle", ".joblib", ".cloudpickle", ".pyc")]
+    assert {path.suffix for path in kept if path.parts[0] == "code"} <= {".py", ".yaml", ".pbtxt"}
+
+
 def test_loaded_model_predicts_without_tensorflow_and_without_this_checkout(saved, tmp_path):
     code = (
         "import json, sys, mlflow\n"

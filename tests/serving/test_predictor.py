@@ -110,6 +110,16 @@ def test_readings_are_brought_to_the_grid_as_in_training(predictor, readings, to
         ),
         ([reading(), reading()], 80, "observations: 1 reading of heart_rate left out, as sent twice"),
         (
+            [reading("body_temperature", value=37), reading("body_temperature", value=1.7e308, unit="[degF]")],
+            37,
+            "observations: 1 reading of body_temperature left out, as outside the plausible range 25 to 45 Cel",
+        ),
+        (
+            [reading(), reading(time="12:00", value=90), reading(time="13:00", value=90)],
+            80,
+            "observations: 2 readings outside the window of 2 steps of 1h",
+        ),
+        (
             [reading(), reading("blood_pressure", value="120/80")],
             80,
             "observations: 2 readings of diastolic_pressure, systolic_pressure left out, as the model does not read "
