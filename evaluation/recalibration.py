@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from data_schemas.calibration import Calibration
@@ -58,6 +57,9 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
     Returns:
         A temperature between 0.05 and 20; where a model is never wrong, no other bound keeps it from zero.
     """
+    # Serving applies a temperature and fits none: it starts sooner without this.
+    from scipy.optimize import minimize_scalar
+
     logarithms = _logarithms(probabilities)
     rows = np.arange(len(labels))
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import shutil
 from importlib import metadata as package_metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
+from PIL import Image
 
 from serving.patients import Patient
 from serving.predictor import ARTIFACT
@@ -31,7 +33,10 @@ _CODE = (
     *(f"components/preprocess/{name}.py" for name in ("impute", "series", "settings")),
     "data_schemas",
     *(f"evaluation/{name}.py" for name in ("__init__", "recalibration")),
-    *(f"serving/{name}.py" for name in ("__init__", "images", "patients", "predictor", "preparation", "table")),
+    *(
+        f"serving/{name}.py"
+        for name in ("__init__", "images", "patients", "predictor", "preparation", "readings", "table")
+    ),
     "training/__init__.py",
     "training/onnx_session.py",
     "training/text.py",
@@ -121,11 +126,17 @@ def input_example(folder: Path) -> pd.DataFrame:
             for channel in contract["channels"]
         ]
     if "image" in contract["modalities"]:
-        image = contract["image"]
-        row["image"] = np.full((image["height"], image["width"], image["channels"]), 0.5).tolist()
+        row["image"] = _grey_image(contract["image"])
     if "text" in contract["modalities"]:
         row["note"] = "No history of chest pain. Blood pressure 120/80."
     return pd.DataFrame([row])
+
+
+def _grey_image(shape: dict[str, int]) -> str:
+    stream = io.BytesIO()
+    mode, colour = ("L", 128) if shape["channels"] == 1 else ("RGB", (128, 128, 128))
+    Image.new(mode, (shape["width"], shape["height"]), colour).save(stream, "PNG")
+    return base64.b64encode(stream.getvalue()).decode()
 
 
 def metadata(folder: Path) -> dict[str, Any]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from components.ingest.clean import READING, DemographicRows, demographic_rows
-from components.ingest.tabular import BLOOD_PRESSURE
-from components.preprocess.calibrate import Certificates, read_certificates
+from components.ingest.clean import DemographicRows, demographic_rows
+from components.preprocess.calibrate import read_certificates
 from components.preprocess.documents import join_texts, prepare_images, usable_order
 from components.preprocess.series import Readings, concatenate_readings, grid_series
 from components.preprocess.settings import PreprocessSettings
@@ -27,20 +23,17 @@ from data_schemas.cohort import Channel, Demographics, ImageShape
 from data_schemas.errors import InputError
 from data_schemas.features import MODALITIES, Preparation
 from serving.images import ImageError, read_image
-from serving.patients import Fault, Note, Observation, Patient
+from serving.patients import Fault, Note, Patient
+from serving.readings import EPOCH, Reader, Remarks, counted, microseconds
 from training.text import encode_words, word_numbers
 
 SERIES, IMAGE, TEXT = (MODALITIES.index(name) for name in ("series", "image", "text"))
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_PRESSURE = re.compile(BLOOD_PRESSURE)
-_MOST_FAULTS = 100
 _TOO_LATE = "left out, as dated after the window of the readings"
 # What preprocess leaves out.
 _NOT_USED = {
     "implausible": "left out, as outside the plausible range after its device's calibration",
     "outliers": "left out, as far from the readings before and after",
 }
-_PRESSURE_REMEDY = "Write systolic/diastolic, such as 120/80, or send systolic_pressure and diastolic_pressure"
 
 
 @dataclass(frozen=True)
@@ -50,27 +43,23 @@ class Batch:
     Attributes:
         inputs: Arrays of the ONNX model by name, one row a patient.
         present: Bool ``[n, 3]``: what each patient has of ``MODALITIES``.
-        faults: What is wrong with each patient; rows of patients with a fault hold nothing to rely on.
-        warnings: What was left out or corrected, by patient.
+        remarks: What is wrong with each patient, and what was left out; rows of patients with a fault hold nothing to
+            rely on.
     """
 
     inputs: dict[str, np.ndarray]
     present: np.ndarray
-    faults: list[list[Fault]]
-    warnings: list[list[str]]
+    remarks: Remarks
 
+    @property
+    def faults(self) -> list[list[Fault]]:
+        """What is wrong, by patient."""
+        return self.remarks.faults
 
-@dataclass
-class _Rows:
-    """Readings of a batch, one element each; ``patient`` and ``place`` say where they stand in the request."""
-
-    patient: list[int] = field(default_factory=list)
-    place: list[int] = field(default_factory=list)
-    device: list[str] = field(default_factory=list)
-    channel: list[str] = field(default_factory=list)
-    time: list[int] = field(default_factory=list)
-    value: list[float] = field(default_factory=list)
-    unit: list[str] = field(default_factory=list)
+    @property
+    def warnings(self) -> list[list[str]]:
+        """What was left out or corrected, by patient."""
+        return self.remarks.warnings
 
 
 @dataclass(frozen=True)
@@ -79,9 +68,7 @@ class Preparer:
 
     Attributes:
         modalities: Those that the model reads.
-        channels: Channels of the series, in order.
-        catalogue: Codes, units and ranges.
-        certificates: Calibration certificates of known devices.
+        reader: Reads observations.
         settings: Section ``preprocess`` of the training run's settings.
         demographics: Facts on patients that stand among the observations.
         image: Shape of the images, or None.
@@ -90,9 +77,7 @@ class Preparer:
     """
 
     modalities: tuple[str, ...]
-    channels: tuple[Channel, ...]
-    catalogue: Catalogue
-    certificates: Certificates
+    reader: Reader
     settings: PreprocessSettings
     demographics: Demographics
     image: ImageShape | None
@@ -122,9 +107,11 @@ class Preparer:
         devices = pd.read_parquet(folder / "devices.parquet")
         return cls(
             modalities=tuple(contract["modalities"]),
-            channels=channels,
-            catalogue=Catalogue.read(folder / "channels.json"),
-            certificates=read_certificates(devices, [channel.name for channel in channels]),
+            reader=Reader(
+                channels=channels,
+                catalogue=Catalogue.read(folder / "channels.json"),
+                certificates=read_certificates(devices, [channel.name for channel in channels]),
+            ),
             settings=PreprocessSettings.model_validate(preparation.settings),
             demographics=preparation.demographics,
             image=ImageShape.model_validate(contract["image"]) if contract["image"] else None,
@@ -133,26 +120,8 @@ class Preparer:
         )
 
     @cached_property
-    def _channel_index(self) -> dict[str, int]:
-        return {channel.name: place for place, channel in enumerate(self.channels)}
-
-    @cached_property
-    def _device_index(self) -> dict[str, int]:
-        return {name: place for place, name in enumerate(self.certificates.device_ids)}
-
-    @cached_property
     def _word_numbers(self) -> dict[str, int]:
         return word_numbers(self.vocabulary)
-
-    @cached_property
-    def _names(self) -> dict[tuple[str | None, str | None], tuple[str, ...]]:
-        """Channels by what a reading is called: (name in lower case, None) or (None, LOINC code)."""
-        catalogue = self.catalogue
-        names: dict[tuple[str | None, str | None], tuple[str, ...]] = {}
-        names |= {(name, None): channels for name, channels in catalogue.by_name.items()}
-        names |= {(None, code): (name,) for code, name in catalogue.by_loinc.items()}
-        names |= {(None, code): tuple(catalogue.panels[n].channels) for code, n in catalogue.panel_by_loinc.items()}
-        return names
 
     def prepare(self, patients: Sequence[Patient]) -> Batch:
         """Turn patients into the model's inputs.
@@ -167,8 +136,7 @@ class Preparer:
         batch = Batch(
             inputs={},
             present=np.zeros((count, len(MODALITIES)), dtype=bool),
-            faults=[[] for _ in patients],
-            warnings=[[] for _ in patients],
+            remarks=Remarks(faults=[[] for _ in patients], warnings=[[] for _ in patients]),
         )
         notes = _dated_notes(patients, batch)
         with_image, image_times = _image_times(patients, batch)
@@ -205,7 +173,7 @@ class Preparer:
 
     def _nothing(self) -> Fault:
         wanted = {
-            "series": f"readings of {', '.join(self._channel_index)}",
+            "series": f"readings of {', '.join(self.reader.index)}",
             "image": "an image",
             "text": "a note",
         }
@@ -219,133 +187,20 @@ class Preparer:
         self, patients: Sequence[Patient], document_patients: np.ndarray, document_times: np.ndarray, batch: Batch
     ) -> np.ndarray:
         """Add the series to the inputs; return the window's end by patient, NaT where there is no series."""
-        rows = _Rows()
-        for number, patient in enumerate(patients):
-            self._collect(number, patient, rows, batch)
-        readings = self._clean(rows, batch)
+        readings = self.reader.read(patients, batch.remarks)
         if self.demographics.names:
             numbers = np.concatenate([readings.patient, document_patients])
             times = np.concatenate([readings.time, document_times])
             readings = concatenate_readings(readings, self._demographics(patients, numbers, times, batch))
-        prepared = grid_series(readings, len(patients), self.channels, self.certificates, self.settings)
+        prepared = grid_series(readings, len(patients), self.reader.channels, self.reader.certificates, self.settings)
         batch.inputs["series"], batch.inputs["series_observed"] = prepared.series, prepared.observed
         batch.present[:, SERIES] = prepared.present
         window = f"outside the window of {self.settings.steps} steps of {self.settings.step}"
         for reason, words in {**_NOT_USED, "outside_window": window}.items():
             for number in np.flatnonzero(prepared.left_out[reason]).tolist():
-                count = _count(int(prepared.left_out[reason][number]))
+                count = counted(int(prepared.left_out[reason][number]))
                 batch.warnings[number].append(f"observations: {count} {words}")
         return np.where(prepared.present, prepared.window_end.astype("datetime64[us]"), np.datetime64("NaT", "us"))
-
-    def _collect(self, number: int, patient: Patient, rows: _Rows, batch: Batch) -> None:
-        """Add a patient's readings of the model's channels, as they were sent."""
-        latest = _microseconds(patient.as_of) if patient.as_of else None
-        late = 0
-        unread: Counter[str] = Counter()
-        for place, reading in enumerate(patient.observations):
-            channels, values = self._read(reading, place, batch.faults[number])
-            time = _microseconds(reading.time)
-            if latest is not None and time > latest:
-                late += 1
-                continue
-            for channel, value in zip(channels, values, strict=True):
-                if channel not in self._channel_index:
-                    unread[channel] += 1
-                    continue
-                rows.patient.append(number)
-                rows.place.append(place)
-                rows.device.append(reading.device_id or "")
-                rows.channel.append(channel)
-                rows.time.append(time)
-                rows.value.append(value)
-                rows.unit.append(reading.unit or "")
-        if unread:
-            batch.warnings[number].append(
-                f"observations: {_count(unread.total())} of {', '.join(sorted(unread))} left out, as the model does "
-                f"not read {'this channel' if len(unread) == 1 else 'these channels'}"
-            )
-        if late:
-            batch.warnings[number].append(f"observations: {_count(late)} left out, as dated after as_of")
-
-    def _read(self, reading: Observation, place: int, faults: list[Fault]) -> tuple[tuple[str, ...], tuple[float, ...]]:
-        """Return a reading's channels and their values, none where there is a fault."""
-        named = reading.channel.strip().casefold() if reading.channel is not None else None
-        channels = self._names.get((named, reading.code))
-        value = reading.value
-        if channels and len(channels) == 1 and isinstance(value, float):
-            return channels, (value,)
-        parts = _PRESSURE.match(value) if channels and len(channels) == 2 and isinstance(value, str) else None
-        if channels and parts:
-            return channels, (float(parts[1]), float(parts[2]))
-        if len(faults) < _MOST_FAULTS:
-            faults.append(self._unreadable(f"observations[{place}]", named, channels))
-        return (), ()
-
-    def _unreadable(self, field: str, named: str | None, channels: tuple[str, ...] | None) -> Fault:
-        """Say what is wrong with the name or the value of a reading."""
-        if channels is None and named is None:
-            return Fault(f"{field}.code", "is no LOINC code of a known channel", "Leave the reading out")
-        if channels is None:
-            names = {name: meant for (name, _), meant in self._names.items() if name}
-            close = difflib.get_close_matches(named or "", names, n=1)
-            meant = f"Did you mean {' and '.join(names[close[0]])}? " if close else ""
-            remedy = f"{meant}The model reads {', '.join(self._channel_index)}; leave others out"
-            return Fault(f"{field}.channel", "is no known channel", remedy)
-        if len(channels) == 1:
-            return Fault(f"{field}.value", f"is a text, and {channels[0]} is a number", "Send a number", malformed=True)
-        return Fault(f"{field}.value", "is not a blood pressure", _PRESSURE_REMEDY, malformed=True)
-
-    def _clean(self, rows: _Rows, batch: Batch) -> Readings:
-        """Bring values to canonical units; leave out what is implausible or sent twice, as ingest does."""
-        table = pd.DataFrame(
-            {
-                "key": np.array(rows.patient, dtype=np.int64),
-                "channel": np.array(rows.channel, dtype=object),
-                "device_id": np.array(rows.device, dtype=object),
-                "time": np.array(rows.time, dtype=np.int64),
-                "value": np.array(rows.value, dtype=np.float64),
-            }
-        )
-        if not len(table):
-            return self._readings(table)
-        converted = self.catalogue.convert(
-            table["channel"], pd.Series(rows.unit, dtype=object), table["value"].to_numpy()
-        )
-        for row in np.flatnonzero(~converted.unit_known):
-            faults = batch.faults[rows.patient[row]]
-            if len(faults) < _MOST_FAULTS:
-                faults.append(self._unknown_unit(rows.place[row], rows.channel[row]))
-        self._note(table, converted.unit_known & ~converted.plausible, batch, "left out, as outside {range}")
-        self._note(table, converted.corrected, batch, "taken in another unit than sent, as plausible in that one only")
-        table = table.assign(value=converted.values)[converted.plausible]
-        repeated = table.duplicated(READING).to_numpy()
-        self._note(table, repeated, batch, "left out, as sent twice")
-        return self._readings(table[~repeated])
-
-    def _unknown_unit(self, place: int, channel: str) -> Fault:
-        entry = self.catalogue.channels[channel]
-        known = ", ".join(dict.fromkeys([entry.unit, *entry.units]))
-        return Fault(f"observations[{place}].unit", f"does not fit {channel}", f"Send it in one of {known}")
-
-    def _note(self, table: pd.DataFrame, which: np.ndarray, batch: Batch, text: str) -> None:
-        """Warn of readings, one line for each patient and channel."""
-        if not which.any():
-            return
-        found = Counter(zip(table.loc[which, "key"].tolist(), table.loc[which, "channel"].tolist(), strict=True))
-        for (number, name), count in sorted(found.items()):
-            entry = self.catalogue.channels[name]
-            told = text.format(range=f"the plausible range {entry.low:g} to {entry.high:g} {entry.unit}")
-            batch.warnings[number].append(f"observations: {_count(count)} of {name} {told}")
-
-    def _readings(self, table: pd.DataFrame) -> Readings:
-        devices, channels = self._device_index, self._channel_index
-        return Readings(
-            patient=table["key"].to_numpy(np.int64),
-            device=np.array([devices.get(name, -1) for name in table["device_id"]], dtype=np.int64),
-            channel=np.array([channels[name] for name in table["channel"]], dtype=np.int64),
-            time=table["time"].to_numpy(np.int64),
-            value=table["value"].to_numpy(np.float64),
-        )
 
     def _demographics(
         self, patients: Sequence[Patient], numbers: np.ndarray, times: np.ndarray, batch: Batch
@@ -358,7 +213,7 @@ class Preparer:
         born = np.array([patient.birth_date for patient in patients], dtype="datetime64[us]")
         for number in np.flatnonzero(first > last).tolist():
             # Nothing is dated: any instant gives the same series, for the window is anchored to it.
-            first[number] = last[number] = _microseconds(patients[number].as_of or _EPOCH)
+            first[number] = last[number] = microseconds(patients[number].as_of or EPOCH)
             if patients[number].birth_date and not patients[number].as_of:
                 born[number] = np.datetime64("NaT")
                 batch.warnings[number].append("birth_date: not used, as nothing that was sent is dated")
@@ -375,14 +230,14 @@ class Preparer:
         return Readings(
             patient=rows.patient[kept],
             device=np.full(int(kept.sum()), -1, dtype=np.int64),
-            channel=np.array([self._channel_index[name] for name in rows.channel[kept]], dtype=np.int64),
+            channel=np.array([self.reader.index[name] for name in rows.channel[kept]], dtype=np.int64),
             time=rows.time[kept].astype(np.int64),
             value=rows.value[kept],
         )
 
     def _plausible_ages(self, rows: DemographicRows, batch: Batch) -> np.ndarray:
         """Return the rows that preprocess will not leave out anyway (bool), and warn of the others."""
-        entry = self.catalogue.channels["age"]
+        entry = self.reader.catalogue.channels["age"]
         plausible = (rows.value >= entry.low) & (rows.value <= entry.high)
         wrong = (rows.channel == "age") & ~plausible & self.settings.drop_implausible
         for number in np.unique(rows.patient[wrong]).tolist():
@@ -470,13 +325,3 @@ def _image_times(patients: Sequence[Patient], batch: Batch) -> tuple[np.ndarray,
     ]
     times = [_naive(patient.image_time) if use else None for patient, use in zip(patients, used, strict=True)]
     return np.array(used, dtype=bool), np.array(times, dtype="datetime64[us]")
-
-
-def _microseconds(time: datetime) -> int:
-    """Return microseconds since 1970, exactly."""
-    elapsed = time - _EPOCH
-    return (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds
-
-
-def _count(number: int, what: str = "reading") -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -1,5 +1,7 @@
 """The model as MLflow keeps and loads it."""
 
+import base64
+import io
 import json
 import subprocess
 import sys
@@ -8,6 +10,7 @@ import mlflow
 import pandas as pd
 import pytest
 
+from components.ingest.images import decode_image
 from serving import package
 from serving.patients import Diagnosis, InvalidRequest, Patient, parse_patients
 
@@ -33,7 +36,9 @@ def test_input_example_is_plausible_and_of_nobody(model_folder):
         ("heart_rate", 155),
         ("body_temperature", 35),
     ] * 2
-    assert row["image"] == [[[0.5]] * 2] * 2
+    assert (
+        decode_image(io.BytesIO(base64.b64decode(row["image"]))).tolist() == [[[pytest.approx(0.5, abs=0.01)]] * 2] * 2
+    )
     (patient,) = parse_patients([row])
     assert isinstance(patient.note, str)
 

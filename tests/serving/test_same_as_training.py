@@ -148,7 +148,7 @@ def test_a_reading_more_tells_what_a_reading_less_does_not(prepared):
 
 def test_each_patient_with_one_reading_stands_on_the_grid(prepared):
     _, preparer, patients = prepared
-    names = {channel.name for channel in preparer.channels}
+    names = {channel.name for channel in preparer.reader.channels}
     single = [
         patient.model_copy(
             update={"observations": [reading], "note": None, "image": None, "birth_date": None, "sex": None}
