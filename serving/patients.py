@@ -190,7 +190,12 @@ class Patient(_Model):
         default=None, description="Year, month or day; read by models that have age as a channel", examples=["1960"]
     )
     age: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] | None = Field(
-        default=None, description="Years at the first reading or document, in place of birth_date"
+        default=None, description="Years at the start, in place of birth_date"
+    )
+    start: Time | None = Field(
+        default=None,
+        description="When the stay began, such as the admission; without it, at the first reading or document. Read by "
+        "models that have sex or age as a channel",
     )
     as_of: Time | None = Field(
         default=None, description="What is dated later is not used; without it, all that is sent is used"
@@ -312,6 +317,7 @@ _PROBLEMS = {
 _REMEDIES = {
     "time": _TIME_REMEDY,
     "image_time": _TIME_REMEDY,
+    "start": _TIME_REMEDY,
     "as_of": _TIME_REMEDY,
     "value": _VALUE_REMEDY,
     "note": "Send a text, or a list of objects with text and time",

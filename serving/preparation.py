@@ -211,12 +211,12 @@ class Preparer:
         np.minimum.at(first, numbers, times)
         np.maximum.at(last, numbers, times)
         born = np.array([patient.birth_date for patient in patients], dtype="datetime64[us]")
-        for number in np.flatnonzero(first > last).tolist():
-            # Nothing is dated: any instant gives the same series, for the window is anchored to it.
-            first[number] = last[number] = microseconds(patients[number].as_of or EPOCH)
-            if patients[number].birth_date and not patients[number].as_of:
-                born[number] = np.datetime64("NaT")
-                batch.warnings[number].append("birth_date: not used, as nothing that was sent is dated")
+        for number, patient in enumerate(patients):
+            start = microseconds(patient.start) if patient.start else first[number]
+            if first[number] > last[number]:
+                first[number] = last[number] = self._undated(patient, number, born, batch)
+            else:
+                first[number] = min(first[number], start)
         rows = demographic_rows(
             self.demographics.names,
             first=first.astype("datetime64[us]"),
@@ -234,6 +234,15 @@ class Preparer:
             time=rows.time[kept].astype(np.int64),
             value=rows.value[kept],
         )
+
+    def _undated(self, patient: Patient, number: int, born: np.ndarray, batch: Batch) -> int:
+        """Return an instant for the facts on a patient of whom no reading or document is dated, in microseconds."""
+        known = patient.start or patient.as_of
+        if known is None and patient.birth_date:
+            born[number] = np.datetime64("NaT")
+            batch.warnings[number].append("birth_date: not used, as nothing that was sent is dated")
+        # Any instant gives the same series, for the window is anchored to it.
+        return microseconds(known or EPOCH)
 
     def _plausible_ages(self, rows: DemographicRows, batch: Batch) -> np.ndarray:
         """Return the rows that preprocess will not leave out anyway (bool), and warn of the others."""

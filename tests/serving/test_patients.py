@@ -64,6 +64,7 @@ def test_what_is_left_out_is_not_known():
         ([{"note": [{"text": "x", "time": "noon"}]}], "patients[0].note[0].time", "is not a time stamp"),
         ([{"note": [{"text": "x", "author": "y"}]}], "patients[0].note[0]", "has a field author that is not known"),
         ([{"image": 3}], "patients[0].image", "is not a text"),
+        ([{"start": "2022-06-01T10:00:00"}], "patients[0].start", "has no offset from UTC"),
         ([{"sex": "F"}], "patients[0].sex", "is not of the documented form"),
         ([{"age": -1}], "patients[0].age", "is below zero"),
         ([{"age": "60"}], "patients[0].age", "is not a number"),

@@ -80,6 +80,15 @@ def test_facts_at_the_last_time_stamp_as_well(make_preparer):
     assert first[:, RATE].tolist() == [False, False, True]
 
 
+def test_facts_are_dated_with_the_start(make_preparer):
+    """Admitted an hour and a half before the first reading: window and age begin with the admission."""
+    given = {"observations": rates(80), "age": 50, "start": "2022-06-01T08:30:00Z"}
+    observed = prepare(make_preparer(anchor="first"), given).inputs["series_observed"][0]
+    assert observed.tolist() == [[False, True, False], [True, False, False], [False, False, False]]
+    later = prepare(make_preparer(anchor="first"), given | {"start": "2022-06-01T10:30:00Z"})
+    assert later.inputs["series_observed"][0].tolist() == [[True, True, False]] + [[False] * 3] * 2
+
+
 def test_facts_alone_are_a_series(make_preparer):
     batch = prepare(make_preparer(), {"age": 50}, {"birth_date": "1972", "as_of": "2022-06-01T00:00:00Z"})
     assert batch.present[:, 0].tolist() == [True, True]

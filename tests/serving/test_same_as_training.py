@@ -53,14 +53,15 @@ def _steps(folder: Path, *, ingest: dict, preprocess: dict, patients: int = 60, 
     (folder / "requests.json").write_text(json.dumps(ordered))
 
 
-def _preparer(features: Features, folder: Path) -> Preparer:
+def prepare_like(features: Features, folder: Path) -> Preparer:
     """The preparation of a model of these features, without a model."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     manifest = features.manifest
     load_catalogue().write(folder / "channels.json")
     write_table(folder, "devices", features.devices)
     (folder / "vocabulary.json").write_text(json.dumps(WORDS))
-    contract = manifest.model_dump(mode="json") | {"modalities": list(MODALITIES), "text_length": 12}
+    modalities = [name for name, found in zip(MODALITIES, features.present.any(axis=0), strict=True) if found]
+    contract = manifest.model_dump(mode="json") | {"modalities": modalities, "text_length": 12}
     return Preparer.load(folder, contract)
 
 
@@ -96,7 +97,7 @@ def prepared(request, tmp_path_factory) -> Prepared:
     _steps(folder, **request.param)
     features = Features.open(folder / "features")
     patients = parse_patients(json.loads((folder / "requests.json").read_text()))
-    return Prepared(features, _preparer(features, folder / "model"), patients)
+    return Prepared(features, prepare_like(features, folder / "model"), patients)
 
 
 def test_raw_patients_give_the_arrays_of_training(prepared):
