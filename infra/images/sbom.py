@@ -53,9 +53,7 @@ def join(python: dict, debian: list[dict[str, str]], image: str, version: str) -
 def main() -> None:
     """Join the two lists."""
     python, folder, image, version, output = sys.argv[1:]
-    release = dict(
-        line.split("=", 1) for line in (Path(folder) / "os-release").read_text().splitlines() if "=" in line
-    )
+    release = dict(line.split("=", 1) for line in (Path(folder) / "os-release").read_text().splitlines() if "=" in line)
     distribution = f"{release['ID']}-{release['VERSION_ID']}".replace('"', "")
     debian = debian_components((Path(folder) / "status").read_text(), distribution)
     joined = join(json.loads(Path(python).read_text()), debian, image, version)
