@@ -39,7 +39,7 @@ SOURCES: dict[str, list[str]] = {
         "training",
     ],
 }
-SOURCE_SUFFIXES = {".py", ".yaml", ".pbtxt", ".jinja", ".html", ".css"}
+_SOURCE_SUFFIXES = {".py", ".yaml", ".pbtxt", ".jinja", ".html", ".css"}
 
 
 def package_version() -> str:
@@ -54,7 +54,7 @@ def package_version() -> str:
 def _digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.suffix in SOURCE_SUFFIXES and "__pycache__" not in path.parts:
+        if path.suffix in _SOURCE_SUFFIXES and "__pycache__" not in path.parts:
             digest.update(str(path.relative_to(folder)).encode() + b"\0")
             digest.update(path.read_bytes() + b"\0")
     return digest.hexdigest()
