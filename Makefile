@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13; do \
 WORKSPACE ?= workspace
 CONFIG ?= demo
 
-.PHONY: setup run ui test test-all lint bench lock clean help
+.PHONY: setup run ui test test-all lint bench lock images base-image clean help
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,11 +46,18 @@ lint: setup  ## Check style, docstrings and types
 bench: setup  ## Print the figures of docs/performance.md for this machine
 	$(BIN)/python -m benchmarks
 
-lock:  ## Resolve the main lock files anew from setup.cfg (needs uv)
-	uv pip compile setup.cfg --extra test --extra lint --universal --python-version 3.11 \
+lock:  ## Resolve the lock files anew, also those of the images (needs uv)
+	uv pip compile setup.cfg --extra docker --extra test --extra lint --universal --python-version 3.11 \
 		--no-header --no-annotate -o infra/locks/requirements.txt
-	uv pip compile setup.cfg --extra test --extra lint --extra validation --universal --python-version 3.11 \
+	uv pip compile setup.cfg --extra docker --extra test --extra lint --extra validation --universal --python-version 3.11 \
 		--no-header --no-annotate -o infra/locks/requirements-tfdv.txt
+	sh infra/images/lock.sh
+
+images:  ## Build the container images of the steps (docs/images.md names the variables)
+	@sh infra/images/build.sh
+
+base-image:  ## Make their Debian base with debootstrap, where no registry is reachable (needs root)
+	@sh infra/images/base.sh
 
 clean:  ## Remove both environments
 	rm -rf $(VENV) $(VENV_VALIDATE)

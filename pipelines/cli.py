@@ -80,7 +80,14 @@ _set_option = click.option(
 @_config_option
 @_set_option
 @click.option("--workspace", type=click.Path(path_type=Path), help="Folder for runs, cache and the MLflow store.")
-def run(config: str, overrides: tuple[str, ...], workspace: Path | None) -> None:
+@click.option(
+    "--runner",
+    type=click.Choice(["subprocess", "docker"]),
+    default="subprocess",
+    show_default=True,
+    help="Where a step runs: in a process of this machine, or in a container of its image (see docs/images.md).",
+)
+def run(config: str, overrides: tuple[str, ...], workspace: Path | None, runner: str) -> None:
     """Run the whole pipeline on this machine.
 
     Steps that ran before with the same input, settings and code are taken from the cache, also after a run was
@@ -100,7 +107,7 @@ def run(config: str, overrides: tuple[str, ...], workspace: Path | None) -> None
     console = Console(soft_wrap=not sys.stdout.isatty())
     console.print(f"vitalfuse: {settings.name}, settings {path}", highlight=False)
     with show_steps(console) as display:
-        outcome = run_local(settings, path, display)
+        outcome = run_local(settings, path, display, in_containers=runner == "docker")
     if outcome.exit_code:
         _print_failure(outcome)
         sys.exit(outcome.exit_code)

@@ -67,8 +67,7 @@ class ClusterTasks:
         from kfp import kubernetes
 
         images = self._settings.images
-        name = task.container_spec.image.rpartition("/")[2].partition(":")[0]
-        task.set_container_image(f"{images.registry}/{name}:{images.tag}")
+        task.set_container_image(images.name(task.container_spec.image))
         kubernetes.set_image_pull_policy(task, images.pull_policy)
         if images.pull_secrets:
             kubernetes.set_image_pull_secrets(task, images.pull_secrets)

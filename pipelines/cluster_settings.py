@@ -121,6 +121,17 @@ class Images(Section):
     )
     pull_secrets: list[Name] = Field(default_factory=list, description="Secrets for a private registry")
 
+    def name(self, image: str) -> str:
+        """Return the full name of an image in this registry.
+
+        Args:
+            image: Name that a component gives, such as ``vitalfuse/data-python:latest``.
+
+        Returns:
+            Registry, the image's own name, and tag.
+        """
+        return f"{self.registry}/{image.rpartition('/')[2].partition(':')[0]}:{self.tag}"
+
 
 _DEFAULTS = StepResources(
     cpu="500m",

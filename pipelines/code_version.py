@@ -7,10 +7,14 @@ version and a digest of the sources that it uses.
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+
+from components.common import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -74,10 +78,27 @@ def code_version(step: str) -> str:
     return f"{package_version()}+{hashlib.sha256(digests.encode()).hexdigest()[:12]}"
 
 
+def code_versions() -> dict[str, str]:
+    """Return the code version of every step, by step name."""
+    return {step: code_version(step) for step in SOURCES}
+
+
 def git_commit() -> str:
-    """Return the commit of the checkout, with "-dirty" where files differ from it, or "unknown" outside of one."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+    """Return the commit of the code.
+
+    Returns:
+        That of the checkout, with "-dirty" where files differ from it; where the package is installed, the one named in
+        the environment, as in the images; else "unknown".
+    """
+    # A package that is installed below some other checkout must not take that one's commit.
+    if (ROOT / ".git").exists():
+        command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            pass
+    return os.environ.get(environment.GIT_COMMIT) or "unknown"
+
+
+if __name__ == "__main__":
+    print(json.dumps(code_versions()))

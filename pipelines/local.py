@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +20,8 @@ from components.common.events import Event, read_events
 from components.common.files import atomic_file
 from components.common.parent_run import HEADLINE_STEPS
 from components.common.step import StepRecord
-from pipelines import tracking
+from data_schemas.errors import InputError
+from pipelines import containers, tracking
 from pipelines.code_version import SOURCES, code_version, git_commit, package_version
 from pipelines.local_worker import Plan
 from pipelines.settings import Settings
@@ -113,7 +115,13 @@ def pipeline_arguments(settings: Settings) -> dict[str, object]:
     }
 
 
-def run_local(settings: Settings, settings_file: Path, on_change: Callable[[list[StepState]], None]) -> RunOutcome:
+def run_local(
+    settings: Settings,
+    settings_file: Path,
+    on_change: Callable[[list[StepState]], None],
+    *,
+    in_containers: bool = False,
+) -> RunOutcome:
     """Run the pipeline on this machine.
 
     Finished steps are taken from the workspace's cache, also those of a run that was killed.
@@ -122,12 +130,13 @@ def run_local(settings: Settings, settings_file: Path, on_change: Callable[[list
         settings: The settings.
         settings_file: The file that they were loaded from, kept with the run.
         on_change: Called with all steps, some times a second, to show them.
+        in_containers: Whether each step runs in a container of its image, and not in a process of this machine.
 
     Returns:
         How the run ended.
 
     Raises:
-        InputError: A source or the MLflow store can't be used; nothing has been run then.
+        InputError: A source, the MLflow store, Docker or an image can't be used; nothing has been run then.
     """
     from components.ingest.locations import source_digest
 
@@ -135,6 +144,9 @@ def run_local(settings: Settings, settings_file: Path, on_change: Callable[[list
     digest = source_digest(settings.ingest)
     store = tracking.prepare_store(settings)
     tracking.close_abandoned_runs(store)
+    if in_containers:
+        containers.check_images(settings.cluster.images)
+        containers.end_abandoned_containers(tracking.is_alive)
     run_folder = _new_run_folder(settings.workspace.absolute(), settings.name)
     commit = git_commit()
     tags = {
@@ -155,6 +167,9 @@ def run_local(settings: Settings, settings_file: Path, on_change: Callable[[list
             pipeline_root=run_folder / "steps",
             # Cached results hold versions of registered models, so they belong to one store.
             cache_root=settings.workspace.absolute() / "cache" / store.identity,
+            containers=containers.plan_containers(settings, run_folder.name, store.uri, store.artifacts)
+            if in_containers
+            else None,
         )
         child_environment = _child_environment(settings, store, run_folder, run_id, commit)
         return_code = _supervise(plan, child_environment, steps, on_change)
@@ -249,6 +264,10 @@ def _supervise(
         if worker.poll() is None:
             os.killpg(worker.pid, signal.SIGKILL)
             worker.wait()
+        if plan.containers is not None:
+            # A Docker that is gone leaves nothing to end.
+            with suppress(InputError):
+                containers.end_containers(plan.containers.run)
         _follow(plan.run_folder, steps)
         for state in steps.values():
             if state.state == "running":
@@ -270,7 +289,8 @@ def _follow(run_folder: Path, steps: dict[str, StepState]) -> None:
 
 
 def _exit_code(return_code: int, steps: list[StepState]) -> int:
-    if return_code == 0:
+    # A step's own word counts more than its runner's.
+    if return_code == 0 and all(state.state in ("done", "cached") for state in steps):
         return 0
     failed = [state.event for state in steps if state.state == "failed" and state.event is not None]
     return 2 if failed and all(event.input_error for event in failed) else 1

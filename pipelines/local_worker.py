@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from components.common import environment
 from components.common.events import EventWriter
 from components.common.step import RECORD_FILE, StepRecord
+from pipelines.containers import Containers, end_containers_later, use_own_containers
 
 _CACHE_HIT = re.compile(r"^Task \S+ cache hit \(key=([0-9a-f]+)\)")
 
@@ -34,12 +35,14 @@ class Plan(BaseModel):
         run_folder: Folder of the run: events and logs.
         pipeline_root: Folder for the outputs of the steps.
         cache_root: Folder of KFP's local cache.
+        containers: What the steps' containers get; None where steps are processes.
     """
 
     arguments: dict[str, Any]
     run_folder: Path
     pipeline_root: Path
     cache_root: Path
+    containers: Containers | None = None
 
 
 class _CacheHits(logging.Filter):
@@ -98,22 +101,31 @@ def run_plan(plan: Plan) -> None:
     root = logging.getLogger()
     root.setLevel(logging.INFO)
     root.addFilter(_CacheHits(plan))
+    if plan.containers is None:
+        runner, pipeline = local.SubprocessRunner(use_venv=False), build_pipeline()
+    else:
+        use_own_containers()
+        # Docker would make it as root.
+        plan.pipeline_root.mkdir(parents=True, exist_ok=True)
+        runner, pipeline = plan.containers.runner(), build_pipeline(plan.containers.configure)
     local.init(
-        runner=local.SubprocessRunner(use_venv=False),
+        runner=runner,
         pipeline_root=str(plan.pipeline_root),
         enable_caching=True,
         cache_root=str(plan.cache_root),
     )
-    build_pipeline()(**plan.arguments)
+    pipeline(**plan.arguments)
 
 
-def _end_with_runner() -> None:
+def _end_with_runner(plan: Plan) -> None:
     """End this process and its steps when the runner is gone, so that a killed run leaves nothing that still writes."""
     runner = int(os.environ[environment.RUNNER_PROCESS])
 
     def watch() -> None:
         while os.getppid() == runner:
             time.sleep(0.5)
+        if plan.containers is not None:
+            end_containers_later(plan.containers.run)
         os.killpg(os.getpgid(0), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -122,7 +134,7 @@ def _end_with_runner() -> None:
 def main() -> None:
     """Run the plan whose file is the only argument; exit with 1 when a task failed."""
     plan = Plan.model_validate_json(Path(sys.argv[1]).read_text())
-    _end_with_runner()
+    _end_with_runner(plan)
     try:
         run_plan(plan)
     except RuntimeError as error:

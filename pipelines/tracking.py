@@ -35,11 +35,13 @@ class Store:
         uri: Tracking URI.
         experiment_id: The experiment.
         identity: Digits that change when the store or the experiment is another one, even under the same URI.
+        artifacts: Where the experiment's artifacts go: a URI or a path.
     """
 
     uri: str
     experiment_id: str
     identity: str
+    artifacts: str
 
 
 def tracking_uri(settings: Settings) -> str:
@@ -110,7 +112,12 @@ def prepare_store(settings: Settings) -> Store:
             remedy="Restore it, or name another one",
         )
     identity = hashlib.sha256(f"{uri} {experiment.experiment_id} {experiment.creation_time}".encode())
-    return Store(uri=uri, experiment_id=experiment.experiment_id, identity=identity.hexdigest()[:12])
+    return Store(
+        uri=uri,
+        experiment_id=experiment.experiment_id,
+        identity=identity.hexdigest()[:12],
+        artifacts=experiment.artifact_location,
+    )
 
 
 def _client(uri: str) -> MlflowClient:
@@ -251,13 +258,18 @@ def close_abandoned_runs(store: Store) -> int:
     running = f"attributes.status = 'RUNNING' and tags.`{STEP_TAG}` = '{parent_run.PIPELINE}'"
     for run in client.search_runs([store.experiment_id], running):
         host, _, process = run.data.tags.get(PROCESS_TAG, "").rpartition(":")
-        if host == socket.gethostname() and process.isdigit() and not _is_alive(int(process)):
+        if host == socket.gethostname() and process.isdigit() and not is_alive(int(process)):
             close_parent_run(store, run.info.run_id, "KILLED", {}, {})
             closed += 1
     return closed
 
 
-def _is_alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Return whether there is a process of that id on this machine.
+
+    Args:
+        process: Process id.
+    """
     try:
         os.kill(process, 0)
     except ProcessLookupError:

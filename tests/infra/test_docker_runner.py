@@ -1,0 +1,230 @@
+"""The whole pipeline with each step in a container, against the same in processes of this machine."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from components.common.events import read_events
+from components.ingest.demo.generate import generate_source
+from components.ingest.demo.settings import DemoSettings
+from pipelines.containers import RUN_LABEL
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
+VALIDATE_PYTHON = os.environ.get("VALIDATE_PYTHON", str(ROOT / ".venv-validate" / "bin" / "python"))
+MODELS = ["cnn_lstm_attention", "cnn", "random_forest"]
+NETWORK = {"network": {"units": 8, "image_filters": [4]}, "optimiser": {"epochs": 2}}
+STEPS = ["ingest", "validate", "preprocess", "embed_text", "train", "compare", "register"] + [
+    f"cross_validate[{model}]" for model in MODELS
+]
+# Bit-equal where this was measured; another processor or another build of a library may differ in the last digits.
+TOLERANCE = 1e-5
+
+
+def _settings(workspace):
+    return {
+        "name": "tiny",
+        "workspace": workspace,
+        "models": MODELS,
+        "ingest": {"name": "tiny", "sources": [{"format": "export", "path": "source"}]},
+        "preprocess": {"step": "1d", "steps": 4, "folds": 2, "test_fraction": 0.25},
+        "train": NETWORK,
+        "cross_validate": NETWORK,
+        "compare": {"resamples": 100},
+    }
+
+
+def _command(runner):
+    arguments = ["run", "--config", f"{runner}.yaml", "--runner", runner]
+    return [sys.executable, "-m", "pipelines.cli", *arguments]
+
+
+def _environment(**more):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "VITALFUSE_"))}
+    key = {"VITALFUSE_PSEUDONYM_KEY": "0123456789abcdef", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    return {**clean, **key, **more}
+
+
+def _run(folder, runner, **environment):
+    # In a container TFDV needs no interpreter of its own: this one is not there.
+    validate_python = VALIDATE_PYTHON if runner == "subprocess" else "/nonexistent/python"
+    return subprocess.run(
+        _command(runner),
+        cwd=folder,
+        env=_environment(VALIDATE_PYTHON=validate_python, **environment),
+        capture_output=True,
+        text=True,
+    )
+
+
+def _containers(built, run):
+    return built.client.containers.list(all=True, filters={"label": f"{RUN_LABEL}={run}"}, ignore_removed=True)
+
+
+def _kill_during(folder, step):
+    """Start a run in containers, and kill its process once a step runs; return the run's folder."""
+    process = subprocess.Popen(
+        _command("docker"), cwd=folder, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        runs = list((folder / "docker" / "runs").glob("*"))
+        if runs and any(event.step == step for event in read_events(runs[0])):
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            return runs[0]
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.05)
+    process.kill()
+    raise AssertionError(f"{step} never ran")
+
+
+@pytest.fixture(scope="module")
+def folder(built, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runners")
+    generate_source(folder / "source", DemoSettings(patients=60, seed=1, days=4, image_size=(16, 16)))
+    for runner in ("docker", "subprocess"):
+        (folder / f"{runner}.yaml").write_text(yaml.safe_dump(_settings(runner)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def killed(built, folder):
+    """The folder of a run that was killed during `preprocess`, and how long its containers outlived it."""
+    run = _kill_during(folder, "preprocess")
+    started = time.monotonic()
+    while _containers(built, run.name) and time.monotonic() - started < 30:
+        time.sleep(0.1)
+    return run, time.monotonic() - started
+
+
+@pytest.fixture(scope="module")
+def in_docker(killed, folder):
+    completed = _run(folder, "docker")
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    return completed
+
+
+@pytest.fixture(scope="module")
+def outputs(in_docker, folder):
+    """Output folders by step, of both runners."""
+    completed = _run(folder, "subprocess")
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    return {runner: _outputs(folder / runner) for runner in ("docker", "subprocess")}
+
+
+def _outputs(workspace):
+    newest = sorted((workspace / "runs").glob("*"))[-1]
+    return {event.step: Path(event.record).parent for event in read_events(newest) if event.record}
+
+
+def test_the_containers_of_a_killed_run_are_gone_within_seconds(built, killed):
+    run, seconds = killed
+    assert seconds < 30
+    assert _containers(built, run.name) == []
+
+
+def test_a_killed_run_goes_on_from_its_finished_steps(in_docker):
+    assert "ingest: cached" in in_docker.stdout
+    assert "validate: cached" in in_docker.stdout
+    assert "preprocess: done" in in_docker.stdout
+
+
+def test_no_container_is_left(built, in_docker):
+    assert built.client.containers.list(all=True, filters={"label": RUN_LABEL}, ignore_removed=True) == []
+
+
+def test_all_files_belong_to_the_user(in_docker, folder):
+    owners = {path.stat().st_uid for path in (folder / "docker").rglob("*")}
+    assert owners == {os.getuid()}
+
+
+def test_both_runners_finish_the_same_steps(outputs):
+    assert set(outputs["docker"]) == set(outputs["subprocess"]) == set(STEPS)
+
+
+def _numbers(table):
+    return table.select_dtypes("number")
+
+
+@pytest.mark.parametrize("step", ["train", *STEPS[-len(MODELS) :]])
+def test_predictions_are_the_same(outputs, step):
+    theirs, ours = (pd.read_parquet(outputs[runner][step] / "predictions.parquet") for runner in outputs)
+    pd.testing.assert_frame_equal(theirs, ours, rtol=0, atol=TOLERANCE)
+    assert len(_numbers(ours).columns) > 0
+    print(f"{step}: largest difference {np.abs(_numbers(theirs).to_numpy() - _numbers(ours).to_numpy()).max()}")
+
+
+@pytest.mark.parametrize("name", ["series.npy", "images.npy"])
+def test_features_are_the_same(outputs, name):
+    theirs, ours = (np.load(outputs[runner]["preprocess"] / name) for runner in outputs)
+    np.testing.assert_allclose(theirs, ours, rtol=0, atol=TOLERANCE)
+
+
+def test_metrics_are_the_same(outputs):
+    from components.common.step import RECORD_FILE, StepRecord
+
+    for step in STEPS:
+        records = [
+            StepRecord.model_validate_json((outputs[runner][step] / RECORD_FILE).read_text()) for runner in outputs
+        ]
+        theirs, ours = (
+            {name: value for name, value in record.metrics.items() if "seconds" not in name and "memory" not in name}
+            for record in records
+        )
+        assert theirs == pytest.approx(ours, abs=TOLERANCE), step
+        assert records[0].params == records[1].params
+
+
+def test_the_model_that_a_container_registered_predicts_here(in_docker, folder):
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{folder / 'docker' / 'mlflow.db'}")
+    model = mlflow.pyfunc.load_model("models:/vitalfuse-diagnosis@challenger")
+    predicted = pd.DataFrame(model.predict(model.input_example))
+    assert predicted.filter(like="probability:").sum(axis=1).round(5).eq(1).all()
+
+
+def test_mlflow_has_every_step_under_one_run(in_docker, folder):
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{folder / 'docker' / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("vitalfuse").experiment_id], max_results=500)
+    parents = [run for run in runs if run.data.tags.get("vitalfuse.step") == "pipeline"]
+    assert sorted(run.info.status for run in parents) == ["FINISHED", "KILLED"]
+    (finished,) = [run for run in parents if run.info.status == "FINISHED"]
+    nested = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == finished.info.run_id]
+    assert {run.data.tags["vitalfuse.step"] for run in nested} == set(STEPS)
+    ran = [run for run in nested if run.data.tags.get("vitalfuse.cached") != "true"]
+    assert len(ran) == len(STEPS) - 2
+    assert all(run.data.tags["mlflow.source.name"].startswith("/opt/vitalfuse/") for run in ran)
+
+
+def test_input_at_fault_is_told_as_ever(built, in_docker, folder):
+    completed = _run(folder, "docker", VITALFUSE_PSEUDONYM_KEY="short")
+    assert completed.returncode == 0, "ingest is cached, so no key is needed"
+    settings = {**_settings("docker"), "preprocess": {"step": "1d", "steps": 4, "folds": 40, "test_fraction": 0.25}}
+    (folder / "docker.yaml").write_text(yaml.safe_dump(settings))
+    completed = _run(folder, "docker")
+    assert completed.returncode == 2, completed.stdout + completed.stderr
+    assert "vitalfuse: preprocess:" in completed.stderr
+    assert built.client.containers.list(all=True, filters={"label": RUN_LABEL}, ignore_removed=True) == []
+
+
+def test_a_failing_container_is_never_taken_for_a_success(built):
+    """kfp.local's own function did, once in some dozens of times."""
+    from pipelines.containers import run_container
+
+    codes = [
+        run_container(built.client, built.name("data"), ["sh", "-c", "exit 7"], {}, network_mode="none")
+        for _ in range(25)
+    ]
+    assert codes == [7] * 25

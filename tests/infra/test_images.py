@@ -1,0 +1,247 @@
+"""The built images: what is in them, and each one's steps by KFP's own command, as a locked-down pod runs them."""
+
+import json
+from importlib import import_module, metadata
+from pathlib import Path
+
+import pytest
+from docker.types import Mount
+
+from components.ingest.demo.generate import generate_source
+from components.ingest.demo.settings import DemoSettings
+from pipelines.code_version import code_versions
+
+pytestmark = pytest.mark.slow
+IMAGES = ("data", "validate", "train")
+LOCKS = Path(__file__).resolve().parents[2] / "infra" / "locks"
+USER = 10001
+STEPS = ("open_run", "ingest", "validate", "preprocess", "embed_text", "train", "close_run")
+NETWORK = {"network": {"units": 8, "image_filters": [4]}, "optimiser": {"epochs": 2}}
+SETTINGS = {
+    "name": "tiny",
+    "tracking": {"experiment": "vitalfuse"},
+    "ingest": {"name": "tiny", "sources": [{"format": "export", "path": "/data/source"}]},
+    "validate": {},
+    "preprocess": {"step": "1d", "steps": 4, "folds": 2, "test_fraction": 0.25},
+    "embed_text": {},
+    "train": NETWORK,
+}
+INPUTS = {
+    "validate": {"cohort": "ingest"},
+    "preprocess": {"cohort": "ingest", "validation": "validate"},
+    "embed_text": {"features": "preprocess"},
+    "train": {"features": "preprocess", "embedding": "embed_text"},
+}
+OUTPUTS = {
+    "ingest": "cohort",
+    "validate": "validation",
+    "preprocess": "features",
+    "embed_text": "embedding",
+    "train": "model",
+}
+
+
+def _component(step):
+    folder = "run" if step in ("open_run", "close_run") else step
+    return getattr(import_module(f"components.{folder}.component"), step)
+
+
+def _artifact(step):
+    name = OUTPUTS[step]
+    kind = {"schemaTitle": "system.Artifact", "schemaVersion": "0.0.1"}
+    return {"artifacts": [{"name": name, "type": kind, "uri": f"/data/{step}/{name}", "metadata": {}}]}
+
+
+def _parameters(step):
+    if step == "open_run":
+        return {"settings": SETTINGS, "mlflow_run_id": ""}
+    if step == "close_run":
+        return {"status": {"state": "SUCCEEDED", "pipelineTaskName": "steps"}}
+    parameters = {"settings": SETTINGS[step], "code_version": "1"}
+    return {**parameters, "source_digest": "0"} if step == "ingest" else parameters
+
+
+def _command(step):
+    """The command that KFP gives the task's container, with its executor input."""
+    outputs = {"outputFile": f"/data/{step}/executor_output.json"}
+    if step in OUTPUTS:
+        outputs["artifacts"] = {OUTPUTS[step]: _artifact(step)}
+    if step == "open_run":
+        outputs["parameters"] = {"Output": {"outputFile": f"/data/{step}/Output"}}
+    executor_input = {
+        "inputs": {
+            "parameterValues": _parameters(step),
+            "artifacts": {name: _artifact(source) for name, source in INPUTS.get(step, {}).items()},
+        },
+        "outputs": outputs,
+    }
+    specification = _component(step).pipeline_spec.deployment_spec
+    (executor,) = dict(specification)["executors"].values()
+    container = executor["container"]
+    arguments = [*container["command"], *container["args"]]
+    image = container["image"].removeprefix("vitalfuse/").partition("-python")[0]
+    return image, [json.dumps(executor_input) if item == "{{$}}" else item for item in arguments]
+
+
+def _run_step(built, folder, step, **environment):
+    image, command = _command(step)
+    variables = {
+        "MLFLOW_TRACKING_URI": "sqlite:////data/mlflow.db",
+        "KFP_RUN_ID": "tiny-run",
+        "VITALFUSE_PSEUDONYM_KEY": "0123456789abcdef",
+        "VITALFUSE_RUN_FOLDER": "/data/run",
+        **environment,
+    }
+    return built.run(image, command, mounts=[Mount("/data", str(folder), "bind")], environment=variables)
+
+
+def _all_writable(folder):
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o777 if path.is_dir() else 0o666)
+
+
+@pytest.fixture(scope="module")
+def chain(built, tmp_path_factory):
+    """The steps from the source to the model, one container after the other; exit codes and output by step."""
+    import mlflow
+
+    folder = tmp_path_factory.mktemp("chain")
+    generate_source(folder / "source", DemoSettings(patients=60, seed=1, days=4, image_size=(16, 16)))
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    client.create_experiment("vitalfuse", artifact_location="file:///data/mlartifacts")
+    _all_writable(folder)
+    return folder, {step: _run_step(built, folder, step) for step in STEPS}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_runs_locked_down(chain, step):
+    folder, ended = chain
+    code, output = ended[step]
+    log = folder / "run" / "logs" / f"{step}.log"
+    assert code == 0, output + (log.read_text() if log.is_file() else "")
+    assert (folder / step).stat().st_uid == USER
+
+
+def test_the_outputs_are_those_of_the_contracts(chain):
+    from data_schemas.cohort import Cohort
+    from data_schemas.features import Features
+
+    folder, _ = chain
+    assert len(Cohort.open(folder / "ingest" / "cohort").patients) == 60
+    assert Features.open(folder / "preprocess" / "features").manifest.cohort_digest
+    assert (folder / "train" / "model" / "model.onnx").stat().st_size > 1000
+    assert json.loads((folder / "validate" / "validation" / "summary.json").read_text())["tfdv_version"] >= "1.21"
+
+
+def test_the_steps_logged_under_one_run_that_is_closed(chain):
+    import mlflow
+
+    folder, _ = chain
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("vitalfuse")
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if run.data.tags.get("vitalfuse.kfp_run_id") == "tiny-run"]
+    nested = {
+        run.data.tags["vitalfuse.step"] for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+    }
+    assert nested == {"ingest", "validate", "preprocess", "embed_text", "train"}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert len(parent.data.tags["mlflow.source.git.commit"].removesuffix("-dirty")) == 40
+
+
+def test_a_failing_step_fails_its_container(built, chain):
+    folder, _ = chain
+    code, _ = _run_step(built, folder, "ingest", VITALFUSE_PSEUDONYM_KEY="short", VITALFUSE_RUN_FOLDER="/data/failed")
+    assert code == 2
+    event = json.loads((folder / "failed" / "events" / "ingest.jsonl").read_text().splitlines()[-1])
+    assert event["state"] == "failed"
+    assert event["input_error"] is True
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_an_image_holds_this_code(built, image):
+    code, output = built.run(image, ["python3", "-m", "pipelines.code_version"])
+    assert code == 0, output
+    assert json.loads(output) == code_versions()
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_an_image_runs_as_an_ordinary_user_and_bears_its_labels(built, image):
+    attributes = built.client.images.get(built.name(image)).attrs
+    configuration = attributes["Config"]
+    labels, variables = configuration["Labels"], dict(item.split("=", 1) for item in configuration["Env"])
+    assert configuration["User"] == f"{USER}:{USER}"
+    assert labels["org.opencontainers.image.version"] == metadata.version("vitalfuse")
+    assert labels["org.opencontainers.image.revision"] == variables["VITALFUSE_GIT_COMMIT"] != "unknown"
+    # Debian, Python, the locked requirements, the package, the list of what is inside.
+    assert len(attributes["RootFS"]["Layers"]) <= 5
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_an_image_holds_no_compiler_no_pip_and_no_cache(built, image):
+    tools = " -o ".join(f"-name '{name}'" for name in ("*gcc*", "*g++*", "cc", "c++", "cc1*", "ld", "as", "make", "uv"))
+    rests = " -o ".join(f"-name '{name}'" for name in ("pip", "ensurepip", ".cache", "Python.h", "*.whl", "pip.conf"))
+    programs, files = f"-type f -perm /111 \\( {tools} \\)", f"\\( {rests} \\)"
+    search = f"find / -xdev {programs}; find / -xdev {files}; find /var/lib/apt/lists -type f"
+    _, found = built.run(image, ["sh", "-c", search], user="0:0", cap_drop=[])
+    assert found == ""
+    code, _ = built.run(image, ["python3", "-m", "pip", "--version"])
+    assert code != 0
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_nothing_in_an_image_can_be_written_by_its_user(built, image):
+    search = "find / -xdev \\( -type f -o -type d \\) -writable -not -path '/proc/*' -not -path '/dev/*' 2>/dev/null"
+    _, found = built.run(image, ["sh", "-c", search], read_only=False, tmpfs={})
+    assert set(found.splitlines()) <= {"/tmp", "/var/tmp", "/run/lock"}
+
+
+def _canonical(name):
+    return name.lower().replace("_", "-")
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_the_list_of_what_is_inside_is_complete(built, image):
+    code, output = built.run(image, ["cat", "/usr/share/vitalfuse/sbom.cdx.json"])
+    assert code == 0
+    listed = {(_canonical(item["name"]), item["version"]) for item in json.loads(output)["components"]}
+    locked = [line.partition("==") for line in (LOCKS / f"image-{image}.txt").read_text().splitlines()]
+    assert {(_canonical(name), version) for name, _, version in locked} <= listed
+    assert ("vitalfuse", metadata.version("vitalfuse")) in listed
+    _, packages = built.run(image, ["dpkg-query", "--show", "--showformat=${Package} ${Version}\n"])
+    assert {tuple(line.split()) for line in packages.splitlines()} <= listed
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_an_image_has_its_bytecode(built, image):
+    """Nothing can be compiled where the file system is read-only, and imports would be three times as slow."""
+    code = (
+        "import importlib.util, mlflow, pathlib, pandas, pipelines.code_version as own\n"
+        "for module in (mlflow, pandas, own):\n"
+        "    cached = pathlib.Path(importlib.util.cache_from_source(module.__file__))\n"
+        "    stamp = int.from_bytes(cached.read_bytes()[8:12], 'little')\n"
+        "    assert stamp == int(pathlib.Path(module.__file__).stat().st_mtime), module\n"
+    )
+    exit_code, output = built.run(image, ["python3", "-c", code])
+    assert exit_code == 0, output
+
+
+def test_the_validate_image_has_a_glibc_for_tfdv(built):
+    code, output = built.run(
+        "validate",
+        [
+            "python3",
+            "-c",
+            "import os, tensorflow_data_validation as t; print(os.confstr('CS_GNU_LIBC_VERSION'), t.__version__)",
+        ],
+    )
+    assert code == 0, output
+    name, glibc, tfdv = output.splitlines()[-1].split()
+    assert name == "glibc"
+    assert tuple(map(int, glibc.split("."))) >= (2, 39)
+    assert tuple(map(int, tfdv.split(".")))[:2] >= (1, 21)
+
+
+def test_only_what_a_step_needs_is_in_the_data_image(built):
+    code, _ = built.run("data", ["python3", "-c", "import tensorflow"])
+    assert code != 0
