@@ -173,6 +173,11 @@ class Note(_Model):
 class Patient(_Model):
     """What is known of one patient; whatever is left out counts as not known."""
 
+    reference: _ShortText | None = Field(
+        default=None,
+        description="The caller's own key of the patient, to join labels later; the model never sees it, and the "
+        "prediction log keeps a keyed hash of it alone",
+    )
     observations: list[Observation] = Field(
         default=[], max_length=200_000, description="Readings of all devices, in any order"
     )
