@@ -1,4 +1,4 @@
-"""What is kept of a patient's series for monitoring: a few numbers a channel, the same for training rows and requests."""
+"""A few numbers a channel of a patient's series, the same for training rows and for requests, for monitoring."""
 
 from __future__ import annotations
 

@@ -286,6 +286,53 @@ def describe(folder: Path | None, workspace: Path) -> None:
 
 
 @main.command()
+@click.argument("log", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--version", help="Version whose predictions are looked at; without it, the one that answered last.")
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="CSV or Parquet with a label for each pseudonym, or for each reference as the callers sent it.",
+)
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="reference.json of the version; without it, the one that MLflow keeps.",
+)
+@click.option("--output", type=click.Path(path_type=Path), help="Folder to write; in the workspace by default.")
+@_config_option
+@_set_option
+def monitor(
+    log: Path,
+    version: str | None,
+    labels: Path | None,
+    reference: Path | None,
+    output: Path | None,
+    config: str,
+    overrides: tuple[str, ...],
+) -> None:
+    """Compare logged predictions with the training rows, and say whether to train anew.
+
+    LOG is the folder that `vitalfuse serve` writes its prediction log to. The result goes to a report, a JSON file and
+    an MLflow experiment of its own.
+
+    Exit code: 0 when all is fine, 3 when retraining is advised, 2 when the input or the settings are at fault.
+    """
+    from rich.console import Console
+
+    from pipelines.monitoring import monitor_predictions, print_findings
+    from pipelines.settings import find_config, load_settings
+
+    settings = load_settings(find_config(config), list(overrides))
+    findings, folder = monitor_predictions(
+        settings, log, version=version, labels=labels, reference=reference, output=output
+    )
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    print_findings(console, findings)
+    console.print(f"report  {_relative(folder / 'report.html')}", highlight=False)
+    sys.exit(3 if findings.retrain else 0)
+
+
+@main.command()
 @click.option(
     "--workspace",
     type=click.Path(path_type=Path),

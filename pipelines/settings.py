@@ -21,6 +21,7 @@ from components.train.settings import TrainSettings
 from components.validate.settings import ValidateSettings
 from data_schemas.errors import InputError
 from pipelines.cluster_settings import ClusterSettings
+from serving.monitor.settings import MonitorSettings
 from serving.settings import ServeSettings
 from training.names import CANDIDATE, MODEL_NAMES
 
@@ -60,6 +61,7 @@ class Settings(Section):
     register_model: RegisterSettings = Field(default=RegisterSettings(), alias="register")
     cluster: ClusterSettings = ClusterSettings()
     serve: ServeSettings = ServeSettings()
+    monitor: MonitorSettings = MonitorSettings()
 
     @field_validator("models")
     @classmethod

@@ -22,7 +22,7 @@ class PredictionLogSettings(Section):
         "are left out of the log",
     )
     flush_seconds: float = Field(
-        default=30.0, gt=0, le=3600, description="How long a prediction may wait to be written; a killed server loses it"
+        default=30.0, gt=0, le=3600, description="How long a prediction waits to be written; a killed server loses it"
     )
     flush_rows: int = Field(default=1000, ge=1, description="Predictions that are written without further waiting")
     max_rows: int = Field(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel, Field
 
@@ -64,13 +64,12 @@ def page_model(name: str, version: str | None, contract: Mapping[str, Any]) -> P
     )
 
 
-def page_router(current: Callable[[], PageModel | None], guard: Callable[[Request], Response | None]) -> APIRouter:
+def page_router(current: Callable[[], PageModel | None]) -> APIRouter:
     """Return the routes ``/``, its files, and ``/page/model``.
 
     Args:
-        current: Says which model is served now; None while there is none.
-        guard: Looks at a request for ``/page/model``; its response, such as 401, is sent in place of the answer. The
-            files themselves tell nothing and need no token.
+        current: Says which model is served now; None while there is none. Whoever asks for a token asks for it under
+            ``/page/``; the files themselves tell nothing.
 
     Returns:
         The routes.
@@ -78,10 +77,7 @@ def page_router(current: Callable[[], PageModel | None], guard: Callable[[Reques
     router = APIRouter(include_in_schema=False)
 
     @router.get("/page/model")
-    def model(request: Request) -> Response:
-        refused = guard(request)
-        if refused is not None:
-            return refused
+    def model() -> Response:
         served = current()
         if served is None:
             return JSONResponse({"error": "no model is ready yet"}, status_code=503, headers={"Retry-After": "1"})

@@ -1,7 +1,7 @@
 """The prediction log: what monitoring needs of every answer, in Parquet, and nothing that tells who the patient is.
 
-Notes, images, readings, names and ids never reach it: a row holds a few numbers a channel, age in years, sex, the answer, and
-a keyed hash of the caller's reference. Rows are written in batches by a thread of its own.
+Notes, images, readings, names and ids never reach it: a row holds a few numbers a channel, age in years, sex, the
+answer, and a keyed hash of the caller's reference. Rows are written in batches by a thread of its own.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ def _summaries(rows: list[_Answered]) -> dict[str, np.ndarray]:
         return {}
     inputs = preparer.prepare([row.patient for row in rows]).inputs
     summaries = series_summaries(inputs["series"], inputs["series_observed"])
-    return summary_columns([channel.name for channel in preparer.channels], summaries)
+    return summary_columns([channel.name for channel in preparer.reader.channels], summaries)
 
 
 def _age(patient: Patient) -> float | None:
@@ -278,7 +278,7 @@ def read_log(folder: Path) -> pd.DataFrame:
     files = sorted(folder.glob("date=*/part-*.parquet"))
     if not files:
         raise InputError(
-            "holds no prediction log", file=str(folder), remedy="Name the folder of serve.log.folder, or wait for requests"
+            "holds no prediction log", file=str(folder), remedy="Name the folder of serve.log.folder, or wait"
         )
     try:
         tables = [pq.ParquetFile(path).read() for path in files]

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from components.common.settings import Section
+from serving.log_settings import PredictionLogSettings
 
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -66,6 +67,7 @@ class ServeSettings(Section):
     shutdown_seconds: int = Field(
         default=30, ge=1, description="How long accepted requests may take to end after SIGTERM or Ctrl-C"
     )
+    log: PredictionLogSettings = PredictionLogSettings()
 
     @field_validator("rate_limit")
     @classmethod

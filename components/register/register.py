@@ -15,10 +15,12 @@ from components.common import environment
 from components.common.files import atomic_folder
 from components.common.result import StepResult, ignore_progress
 from components.common.tracking import find_parent_run_id
+from components.register.reference import build_reference
 from components.register.settings import RegisterSettings
 from data_schemas.calibration import CALIBRATION_FILE
 from data_schemas.errors import InputError
 from data_schemas.features import Features
+from data_schemas.reference import REFERENCE_FILE, REFERENCE_FOLDER
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -45,7 +47,8 @@ def register_model(
         features: Output of ``preprocess``.
         candidate: Output of ``train``: the self-contained model folder.
         comparison: Output of ``compare``; its figures for the candidate become tags of the version.
-        output: Folder for ``registration.json``: name, version, aliases, digests.
+        output: Folder for ``registration.json`` (name, version, aliases, digests) and ``reference.json`` (what
+            monitoring compares later predictions with).
         settings: Where to register.
         progress: Told what is being done.
 
@@ -82,10 +85,11 @@ def register_model(
     }
     with atomic_folder(output) as folder:
         (folder / REGISTRATION_FILE).write_text(json.dumps(registration, indent=2))
+        build_reference(features, candidate, comparison).write(folder / REFERENCE_FILE)
     return StepResult(
         params={"registered_model": settings.model_name},
         tags={"vitalfuse.model": f"{settings.model_name}/{version}", "vitalfuse.aliases": ",".join(aliases)},
-        artifacts={"registration": output / REGISTRATION_FILE},
+        artifacts={"registration": output / REGISTRATION_FILE, REFERENCE_FOLDER: output / REFERENCE_FILE},
     )
 
 

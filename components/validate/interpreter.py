@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from data_schemas.errors import InputError
 
@@ -41,3 +45,46 @@ def find_interpreter(environment: Mapping[str, str] = os.environ) -> Path:
         if os.access(python, os.X_OK):
             return python
     raise InputError("TensorFlow Data Validation has no environment to run in", remedy=_REMEDY)
+
+
+def run_job(interpreter: Path, script: Path, job: Mapping[str, Any], *, quiet: bool = False) -> dict[str, Any]:
+    """Run a script that imports TFDV, in the interpreter that has it.
+
+    Args:
+        interpreter: From ``find_interpreter``.
+        script: Takes the path of a job file, and writes JSON to the path that it names as ``result``.
+        job: JSON values for the job file; ``result`` is added.
+        quiet: Whether what it prints is left out.
+
+    Returns:
+        What it wrote.
+
+    Raises:
+        RuntimeError: It failed; the message ends with what it printed last.
+    """
+    with tempfile.TemporaryDirectory(prefix="vitalfuse-job-") as name:
+        result, file = Path(name) / "result.json", Path(name) / "job.json"
+        file.write_text(json.dumps({**job, "result": str(result)}))
+        finished = subprocess.run(
+            [str(interpreter), str(script), str(file)],
+            env=_job_environment(interpreter),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if not quiet:
+            print(finished.stdout, finished.stderr, sep="\n", flush=True)
+        if finished.returncode:
+            last = (finished.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+            raise RuntimeError(f"The TFDV job ended with code {finished.returncode}: {last}")
+        return json.loads(result.read_text())
+
+
+def _job_environment(interpreter: Path) -> dict[str, str]:
+    """Return the environment of the job: quiet, and without the paths of this interpreter when it is another one."""
+    environment = dict(os.environ)
+    if interpreter != Path(sys.executable):
+        for name in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"):
+            environment.pop(name, None)
+    # Safe path: modules beside the job must not hide those of its environment.
+    return environment | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "PYTHONSAFEPATH": "1"}

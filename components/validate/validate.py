@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +17,7 @@ from components.common.result import StepResult, ignore_progress
 from components.validate.anomalies import Anomaly
 from components.validate.checks import check_tables
 from components.validate.examples import CHANNEL_PREFIX, build_examples
-from components.validate.interpreter import find_interpreter
+from components.validate.interpreter import find_interpreter, run_job
 from components.validate.settings import ValidateSettings
 from components.validate.tables import CohortTables, read_tables
 from data_schemas.cohort import Cohort
@@ -136,31 +133,8 @@ def run_tfdv(tables: CohortTables, folder: Path, settings: ValidateSettings, int
             "baseline": str(Path(settings.baseline).resolve()) if settings.baseline else None,
             "drift_threshold": settings.drift_threshold,
             "output": str(folder.resolve()),
-            "result": str(work / "result.json"),
         }
-        (work / "job.json").write_text(json.dumps(job))
-        finished = subprocess.run(
-            [str(interpreter), str(JOB), str(work / "job.json")],
-            env=_job_environment(interpreter),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        print(finished.stdout, finished.stderr, sep="\n", flush=True)
-        if finished.returncode:
-            last = (finished.stderr.strip().splitlines() or ["it printed nothing"])[-1]
-            raise RuntimeError(f"The TFDV job ended with code {finished.returncode}: {last}")
-        return json.loads((work / "result.json").read_text())
-
-
-def _job_environment(interpreter: Path) -> dict[str, str]:
-    """Return the environment of the job: quiet, and without the paths of this interpreter when it is another one."""
-    environment = dict(os.environ)
-    if interpreter != Path(sys.executable):
-        for name in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"):
-            environment.pop(name, None)
-    # Safe path: modules beside the job must not hide those of its environment.
-    return environment | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "PYTHONSAFEPATH": "1"}
+        return run_job(interpreter, JOB, job)
 
 
 def split_by_severity(anomalies: Sequence[Anomaly], settings: ValidateSettings) -> tuple[list[Anomaly], list[Anomaly]]:

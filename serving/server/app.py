@@ -116,7 +116,7 @@ def build_app(
     app.include_router(mlflow_router(service))
     _add_own(app, service)
     # The gate guards what the page asks for.
-    app.include_router(page_router(lambda: _page_model(follower), lambda request: None))
+    app.include_router(page_router(lambda: _page_model(follower)))
     app.openapi = _openapi(app, token is not None)  # type: ignore[method-assign]
     return Gate(app, settings, metrics, token)
 

@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from serving.patients import Diagnosis, Patient
+from serving.prediction_log import PredictionLog, reference_key
+from serving.preparation import Preparer
+from serving.server.follower import Follower
 from serving.server.metrics import Metrics
 from serving.settings import ServeSettings
 
@@ -28,16 +31,30 @@ class PredictionHook(Protocol):
         ...
 
 
-def prediction_hooks(settings: ServeSettings) -> list[PredictionHook]:
+def prediction_hooks(settings: ServeSettings, follower: Follower, metrics: Metrics) -> list[PredictionHook]:
     """Return the hooks that the settings ask for.
 
     Args:
         settings: Section ``serve``.
+        follower: Holds the version that is served.
+        metrics: Told of predictions that could not be logged.
 
     Returns:
-        None so far.
+        The prediction log, where it has a folder.
+
+    Raises:
+        InputError: The key of the log is too short.
     """
-    return []
+    if settings.log.folder is None:
+        return []
+
+    def preparer() -> Preparer | None:
+        return follower.current.predictor.preparer if follower.current else None
+
+    key = reference_key(settings.log)
+    if key is None:
+        _log.warning("predictions are logged without references: %s is not set", settings.log.key_environment)
+    return [PredictionLog(settings.log.folder, settings.log, preparer, key, metrics.hooks_dropped.inc)]
 
 
 class Hooks:

@@ -43,7 +43,7 @@ def serve(settings: ServeSettings, *, model_name: str, tracking_uri: str, cache:
         _log.warning("no token is set: whoever reaches %s may ask; set %s", settings.host, settings.token_environment)
     metrics = Metrics()
     follower = Follower(model_name, settings, settings.cache or cache, metrics)
-    app = build_app(settings, follower, metrics, hooks=prediction_hooks(settings), token=token)
+    app = build_app(settings, follower, metrics, hooks=prediction_hooks(settings, follower, metrics), token=token)
     config = uvicorn.Config(
         app,
         host=settings.host,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 
 import pytest
 from fastapi import FastAPI
@@ -13,13 +14,15 @@ from data_schemas.features import MODALITIES
 from serving.examples import EXAMPLES, write_examples
 from serving.page_routes import PAGE, page_router
 from serving.patients import parse_patients
-from serving.predictor import Predictor
 from tests.serving.page_app import page_app
+from tests.serving.server.conftest import wait_until
 
 
 @pytest.fixture(scope="module")
-def client(model_folder) -> TestClient:
-    return TestClient(page_app(Predictor.load(model_folder(*MODALITIES), name="hand made", version="7")))
+def client(model_folder) -> Iterator[TestClient]:
+    with TestClient(page_app(model_folder(*MODALITIES))) as opened:
+        wait_until(lambda: opened.get("/page/model").status_code == 200)
+        yield opened
 
 
 def test_the_examples_are_what_the_generator_makes(tmp_path):
@@ -65,16 +68,16 @@ def test_nothing_but_the_files_of_the_page_can_be_read(client, path):
 
 def test_the_model_is_told_with_the_window_that_it_reads(client):
     told = client.get("/page/model").json()
-    assert (told["name"], told["version"]) == ("hand made", "7")
+    assert (told["name"], told["version"]) == ("vitalfuse-diagnosis", None)
     # Two steps of an hour, from the first reading on: see conftest.py.
     assert told["window"] == {"seconds": 7200.0, "anchor": "first"}
 
 
 def test_a_page_without_a_model_or_a_token_says_so(model_folder):
     app = FastAPI()
-    app.include_router(page_router(lambda: None, lambda request: None))
+    app.include_router(page_router(lambda: None))
     answer = TestClient(app).get("/page/model")
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
-    guarded = TestClient(page_app(Predictor.load(model_folder(*MODALITIES)), token="secret"))
+    guarded = TestClient(page_app(model_folder(*MODALITIES), token="secret"))
     assert guarded.get("/page/model").status_code == 401
     assert guarded.get("/").status_code == 200

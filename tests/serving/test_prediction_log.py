@@ -12,14 +12,20 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from starlette.testclient import TestClient
 
 from data_schemas.errors import InputError
 from data_schemas.features import MODALITIES
 from evaluation.summaries import STATISTICS, series_summaries
 from serving.log_settings import PredictionLogSettings
 from serving.patients import Patient, parse_patients
-from serving.predictor import Predictor
 from serving.prediction_log import PredictionLog, read_log, reference_key, reference_pseudonym
+from serving.predictor import Predictor
+from serving.server.app import build_app
+from serving.server.follower import Follower
+from serving.server.hooks import prediction_hooks
+from serving.server.metrics import Metrics
+from serving.settings import ServeSettings
 
 KEY = b"a secret key of tests"
 NOTE = "Jane Roe has a cough"
@@ -194,6 +200,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_killed_server_leaves_files_that_can_be_read(tmp_path, model_folder):
     process = subprocess.Popen(
         [sys.executable, "-c", _WRITER, str(model_folder(*MODALITIES)), str(tmp_path / "log")],
@@ -245,3 +252,20 @@ def test_summaries_look_at_what_was_measured_alone():
     assert [found[name][0].tolist() for name in STATISTICS] == [[3, 70], [2, 65], [1, 60], [3, 70], [2, 2]]
     assert all(np.isnan(found[name][1]).all() for name in STATISTICS[:-1])
     assert found["count"][1].tolist() == [0, 0]
+
+
+def test_the_server_logs_what_it_answers_when_it_is_told_to(tmp_path, model_folder, monkeypatch):
+    monkeypatch.setenv("VITALFUSE_PREDICTION_KEY", KEY.decode())
+    settings = ServeSettings(folder=model_folder(*MODALITIES), log={"folder": tmp_path / "log"})
+    metrics = Metrics()
+    follower = Follower("hand made", settings, tmp_path / "cache", metrics)
+    hooks = prediction_hooks(settings, follower, metrics)
+    with TestClient(build_app(settings, follower, metrics, hooks=hooks)) as client:
+        wait_until(lambda: client.get("/v2/health/ready").status_code == 200)
+        answer = client.post("/invocations", json={"instances": [PATIENT]})
+        refused = client.post("/invocations", json={"instances": [{**PATIENT, "age": 3}]})
+    assert (answer.status_code, refused.status_code) == (200, 400)
+    (row,) = read_log(tmp_path / "log").to_dict("records")
+    assert row["reference"] == reference_pseudonym("record 4711", KEY)
+    assert row["diagnosis"] == answer.json()["predictions"][0]["diagnosis"] and row["latency_ms"] > 0
+    assert prediction_hooks(ServeSettings(), follower, metrics) == []
