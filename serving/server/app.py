@@ -24,7 +24,7 @@ from serving.server.gate import PROTECTED, Gate
 from serving.server.hooks import Hooks, PredictionHook
 from serving.server.metrics import Metrics
 from serving.server.mlflow_protocol import mlflow_router
-from serving.server.open_inference import InvalidInput, ModelNotFound, open_inference_router
+from serving.server.open_inference import EXAMPLE, InvalidInput, ModelNotFound, open_inference_router
 from serving.server.service import DiagnosisService
 from serving.settings import ServeSettings
 
@@ -36,6 +36,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "The request is not of the documented form",
         401: "The token is missing or wrong",
+        404: "This model, or this version of it, is not served",
         408: "The request was not received in time",
         413: "The request is too large",
         422: "The request is of the documented form, and can't be used",
@@ -117,7 +118,7 @@ def build_app(
     _add_own(app, service)
     # The gate guards what the page asks for.
     app.include_router(page_router(lambda: _page_model(follower)))
-    app.openapi = _openapi(app, token is not None)  # type: ignore[method-assign]
+    app.openapi = _openapi(app, follower.name, token is not None)  # type: ignore[method-assign]
     return Gate(app, settings, metrics, token)
 
 
@@ -238,7 +239,7 @@ def _handle_errors(app: FastAPI) -> None:
         return answer
 
 
-def _openapi(app: FastAPI, with_token: bool) -> Callable[[], dict[str, Any]]:
+def _openapi(app: FastAPI, model_name: str, with_token: bool) -> Callable[[], dict[str, Any]]:
     """Return what describes the app: FastAPI's own, the request that it does not parse itself, and the token."""
 
     def describe() -> dict[str, Any]:
@@ -247,6 +248,12 @@ def _openapi(app: FastAPI, with_token: bool) -> Callable[[], dict[str, Any]]:
             request = DiagnoseRequest.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas = document["components"]["schemas"]
             schemas |= request.pop("$defs") | {"DiagnoseRequest": request}
+            schemas["InferenceRequest"]["example"] = EXAMPLE
+            for path, operations in document["paths"].items():
+                for operation in operations.values() if "{model_name}" in path else ():
+                    for parameter in operation["parameters"]:
+                        if parameter["name"] == "model_name":
+                            parameter["schema"]["enum"] = [model_name]
             if with_token:
                 document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
                 for path, operations in document["paths"].items():

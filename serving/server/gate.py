@@ -50,6 +50,8 @@ class Gate:
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._most = int(settings.max_request_mb * _MEGABYTE)
         self._buffered = 0
+        # Those that are received or parsed come before those that wait for the model.
+        self._inside, self._most_inside = 0, 4 * settings.max_queue
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass on what is none."""
@@ -62,6 +64,7 @@ class Gate:
         answer = _Answer(send)
         started = time.perf_counter()
         held = 0
+        self._inside += 1
         try:
             self._check(scope)
             body = await self._receive(scope, receive)
@@ -75,6 +78,7 @@ class Gate:
                 await answer.refuse(scope, receive, Refusal(500, "the server failed"))
         finally:
             self._buffered -= held
+            self._inside -= 1
             self._record(scope, answer, time.perf_counter() - started)
 
     def _check(self, scope: Scope) -> None:
@@ -94,6 +98,9 @@ class Gate:
             if scheme.lower() != b"bearer" or not same:
                 self._refused("token")
                 raise Refusal(401, "this needs the header Authorization: Bearer TOKEN, with the server's token")
+        if self._inside > self._most_inside:
+            self._refused("requests")
+            raise Refusal(503, "the server is busy: too many requests at a time", retry_after=1)
         length = headers.get(b"content-length", b"0")
         if not length.isdigit():
             raise Refusal(400, "the header Content-Length is not a number")

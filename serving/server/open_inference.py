@@ -43,6 +43,9 @@ finally:
 
 INPUT = "patients"
 _REMEDY = f"Send one tensor named {INPUT}, datatype BYTES, shape [n], with n patients as JSON texts"
+EXAMPLE = {
+    "inputs": [{"name": INPUT, "datatype": "BYTES", "shape": [1], "data": ['{"note": "Fever and cough.", "age": 61}']}]
+}
 
 
 class ReadyAnswer(ServerReadyResponse):
@@ -260,4 +263,4 @@ def open_inference_router(service: DiagnosisService) -> APIRouter:
     return router
 
 
-__all__ = ["InvalidInput", "ModelNotFound", "open_inference_router"]
+__all__ = ["EXAMPLE", "InvalidInput", "ModelNotFound", "open_inference_router"]

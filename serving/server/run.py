@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -60,10 +61,11 @@ def serve(settings: ServeSettings, *, model_name: str, tracking_uri: str, cache:
         forwarded_allow_ips=settings.trusted_proxies,
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
-        # Beyond this, new connections are told 503 before anything of them is read.
-        limit_concurrency=4 * settings.max_queue,
     )
     _log.info("vitalfuse serve: %s", follower.source)
+    # uvicorn raises the signal again once everything has ended; an orderly end is exit code 0.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
     uvicorn.Server(config).run()
 
 
