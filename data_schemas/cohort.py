@@ -7,6 +7,7 @@ order never depends on the pseudonyms, so that results do not change with the ps
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,8 @@ from data_schemas.errors import InputError
 
 CONTRACT_VERSION = 1
 TIME = pa.timestamp("us", tz="UTC")
+# Rows of a row group: what a reader of some patients has to read at least.
+ROW_GROUP = 1 << 18
 
 SCHEMAS: dict[str, pa.Schema] = {
     "patients": pa.schema(
@@ -212,6 +215,76 @@ class Cohort:
         return np.load(path, mmap_mode="r")
 
 
+def arrow_slices(table: pd.DataFrame, schema: pa.Schema, rows: int = ROW_GROUP) -> Iterator[pa.Table]:
+    """Turn a table into Arrow, some rows at a time; a categorical column costs no more than its rows.
+
+    Args:
+        table: Rows with at least the schema's columns.
+        schema: Columns and types.
+        rows: Rows at a time.
+
+    Yields:
+        Tables in the schema.
+    """
+    categories = {
+        name: pa.array(table[name].cat.categories, schema.field(name).type, from_pandas=True)
+        for name in schema.names
+        if isinstance(table[name].dtype, pd.CategoricalDtype)
+    }
+    for start in range(0, len(table), rows):
+        columns = []
+        for name in schema.names:
+            part = table[name].iloc[start : start + rows]
+            if name in categories:
+                codes = part.cat.codes.to_numpy()
+                columns.append(categories[name].take(pa.array(codes, mask=codes < 0)))
+            else:
+                columns.append(pa.array(part, schema.field(name).type, from_pandas=True))
+        yield pa.table(columns, schema=schema)
+
+
+class TableWriter:
+    """Writes one table of a cohort piece by piece; the file does not tell how it was cut.
+
+    Args:
+        folder: The cohort folder being written.
+        name: A key of ``SCHEMAS``.
+        schema: Columns and types; the contract's by default.
+    """
+
+    def __init__(self, folder: Path, name: str, schema: pa.Schema | None = None) -> None:
+        self.rows = 0
+        self._schema = schema or SCHEMAS[name]
+        self._writer = pq.ParquetWriter(folder / f"{name}.parquet", self._schema)
+        self._waiting: list[pa.Table] = []
+        self._waiting_rows = 0
+
+    def __enter__(self) -> TableWriter:
+        return self
+
+    def __exit__(self, kind: type | None, error: object, trace: object) -> None:
+        if kind is None and (self._waiting_rows or not self.rows):
+            self._flush(self._waiting_rows)
+        self._writer.close()
+
+    def write(self, table: pa.Table) -> None:
+        """Append rows.
+
+        Args:
+            table: Rows in the schema.
+        """
+        self._waiting.append(table)
+        self._waiting_rows += table.num_rows
+        self.rows += table.num_rows
+        while self._waiting_rows >= ROW_GROUP:
+            self._flush(ROW_GROUP)
+
+    def _flush(self, rows: int) -> None:
+        joined = pa.concat_tables([self._schema.empty_table(), *self._waiting])
+        self._writer.write_table(joined.slice(0, rows).combine_chunks(), row_group_size=ROW_GROUP)
+        self._waiting, self._waiting_rows = [joined.slice(rows)], joined.num_rows - rows
+
+
 def write_table(folder: Path, name: str, table: pd.DataFrame) -> None:
     """Write one table of a cohort in the contract's schema.
 
@@ -220,9 +293,9 @@ def write_table(folder: Path, name: str, table: pd.DataFrame) -> None:
         name: A key of ``SCHEMAS``.
         table: Rows with at least the schema's columns.
     """
-    schema = SCHEMAS[name]
-    arrow = pa.Table.from_pandas(table[schema.names], schema=schema, preserve_index=False)
-    pq.write_table(arrow.replace_schema_metadata(None), folder / f"{name}.parquet")
+    with TableWriter(folder, name) as writer:
+        for part in arrow_slices(table, SCHEMAS[name]):
+            writer.write(part)
 
 
 def write_cohort(

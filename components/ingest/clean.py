@@ -104,16 +104,16 @@ def drop_unknown_patients(rows: pd.DataFrame, patients: pd.Index, rejections: Re
 
 
 def channels_in_order(
-    observations: pd.DataFrame,
+    measured: set[str],
     chosen: list[str] | None,
     demographics: list[str],
     catalogue: Catalogue,
-    offered: tuple[str, ...] = (),
+    offered: set[str],
 ) -> list[str]:
     """Return the cohort's channels in their fixed order.
 
     Args:
-        observations: Clean observations of the cohort's patients, demographics among them.
+        measured: Channels of the clean observations of the cohort's patients, demographics among them.
         chosen: The settings' channels, or None for all measured ones in the catalogue's order.
         demographics: Demographics that the settings name; after the chosen channels.
         catalogue: The catalogue.
@@ -125,7 +125,6 @@ def channels_in_order(
     Raises:
         InputError: A channel that the settings name is never measured.
     """
-    measured = set(observations["channel"].unique())
     for setting, names in (("ingest.channels", chosen or []), ("ingest.demographics", demographics)):
         for name in names:
             if name not in measured:
@@ -136,9 +135,21 @@ def channels_in_order(
                     field=setting,
                     remedy=f"Choose among {', '.join(others)}" if others else "Check the sources: they measure nothing",
                 )
-    if chosen is None:
-        return [name for name in catalogue.channels if name in measured]
-    return list(dict.fromkeys([*chosen, *demographics]))
+    return [name for name in candidate_channels(chosen, demographics, catalogue) if name in measured]
+
+
+def candidate_channels(chosen: list[str] | None, demographics: list[str], catalogue: Catalogue) -> list[str]:
+    """Return the channels that a cohort may have, in their fixed order.
+
+    Args:
+        chosen: The settings' channels, or None for the whole catalogue.
+        demographics: Demographics that the settings name; after the chosen channels.
+        catalogue: The catalogue.
+
+    Returns:
+        Channel names.
+    """
+    return list(catalogue.channels) if chosen is None else list(dict.fromkeys([*chosen, *demographics]))
 
 
 @dataclass(frozen=True)

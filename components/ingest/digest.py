@@ -1,89 +1,126 @@
-"""The digest of a cohort's content, the same for any pseudonym key and any file times."""
+"""Digests: of a cohort's content, the same for any pseudonym key, file times and shards; and of source files."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
+from collections.abc import Iterable
+from typing import BinaryIO
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_schemas.cohort import SCHEMAS, Channel, SourceFile
+from data_schemas.cohort import Channel
 
 _CHUNK = 1 << 20
 
 
-def content_digest(
-    tables: dict[str, pd.DataFrame], images: np.ndarray | None, classes: list[str], channels: list[Channel]
-) -> str:
-    """Return the SHA-256 of tables, images, classes and channels.
+class ContentDigest:
+    """SHA-256 of a cohort's tables, images, classes and channels, taken while they are written piece by piece.
 
-    Patients count by their position, not by their pseudonym; the list of rejected rows does not count.
+    Where a piece ends has no influence. Patients count by their position, not by their pseudonym; rejected rows do not
+    count.
+    """
+
+    def __init__(self) -> None:
+        self._columns: dict[str, _ColumnDigest] = {}
+        self._images = hashlib.sha256()
+
+    def update(self, name: str, table: pa.Table, patients: np.ndarray | None) -> None:
+        """Add rows of a table.
+
+        Args:
+            name: Name of the table.
+            table: The next rows, in the table's schema.
+            patients: int64 ``[rows]``, positions of their patients; None where the table has no patients.
+        """
+        for column in table.column_names:
+            digest = self._columns.setdefault(f"{name}.{column}", _ColumnDigest())
+            if column == "patient_id" and patients is not None:
+                digest.update(pa.array(patients))
+            else:
+                for chunk in table[column].chunks:
+                    digest.update(chunk)
+
+    def update_images(self, images: np.ndarray) -> None:
+        """Add images.
+
+        Args:
+            images: float32 ``[n, height, width, channels]``, the next ones.
+        """
+        self._images.update(np.ascontiguousarray(images, dtype="<f4").tobytes())
+
+    def hexdigest(self, classes: list[str], channels: list[Channel], shape: tuple[int, ...] | None) -> str:
+        """Return the digest of all that was added.
+
+        Args:
+            classes: Ordered class names.
+            channels: Ordered channels.
+            shape: Shape of the images, or None.
+
+        Returns:
+            SHA-256, hexadecimal.
+        """
+        content = {
+            "classes": classes,
+            "channels": [channel.model_dump() for channel in channels],
+            "columns": {name: digest.hexdigests() for name, digest in self._columns.items()},
+            "images": [shape, self._images.hexdigest()],
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+class _ColumnDigest:
+    """Digests of a column's values, of the lengths of texts and lists, and of the places of missing values."""
+
+    def __init__(self) -> None:
+        self._hashes = [hashlib.sha256() for _ in range(4)]
+        self._rows = 0
+
+    def update(self, array: pa.Array) -> None:
+        """Add an Arrow array by its values; its buffers may differ for equal values."""
+        values, lengths, list_lengths, missing = self._hashes
+        if array.null_count:
+            places = np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False)) + self._rows
+            missing.update(places.astype("<i8").tobytes())
+        self._rows += len(array)
+        if pa.types.is_list(array.type):
+            list_lengths.update(pc.fill_null(pc.list_value_length(array), -1).to_numpy().astype("<i4"))
+            array = pc.list_flatten(array)
+        if pa.types.is_string(array.type):
+            texts = pc.fill_null(array, "")
+            lengths.update(pc.binary_length(texts).to_numpy().astype("<i4"))
+            values.update(_text_bytes(texts))
+        elif pa.types.is_timestamp(array.type) or pa.types.is_integer(array.type):
+            values.update(pc.fill_null(array.cast(pa.int64()), 0).to_numpy().astype("<i8"))
+        else:
+            values.update(pc.fill_null(array, 0).to_numpy().astype("<f8"))
+
+    def hexdigests(self) -> list[str | int]:
+        """Return the number of rows and all digests."""
+        return [self._rows, *(digest.hexdigest() for digest in self._hashes)]
+
+
+def _text_bytes(texts: pa.StringArray) -> memoryview:
+    """Return the texts of an array without missing values, one after the other."""
+    _, offsets, data = texts.buffers()
+    bounds = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    return memoryview(data or b"")[int(bounds[0]) : int(bounds[-1])] if len(texts) else memoryview(b"")
+
+
+def streams_digest(streams: Iterable[BinaryIO]) -> str:
+    """Return the SHA-256 of some files, one after the other.
 
     Args:
-        tables: The cohort's tables by name.
-        images: float32 images, or None.
-        classes: Ordered class names.
-        channels: Ordered channels.
+        streams: The opened files; each is closed when it has been read.
 
     Returns:
         SHA-256, hexadecimal.
     """
-    digest = hashlib.sha256(json.dumps([classes, [channel.model_dump() for channel in channels]]).encode())
-    position = pd.Index(tables["patients"]["patient_id"])
-    for name in sorted(tables.keys() - {"rejected"}):
-        table = tables[name]
-        for column in SCHEMAS[name]:
-            digest.update(f"{name}.{column.name}".encode())
-            if column.name == "patient_id":
-                codes, names = pd.factorize(table["patient_id"])
-                digest.update(position.get_indexer(pd.Index(names, dtype=object))[codes].astype("<i8").tobytes())
-            else:
-                _update(digest, pa.array(table[column.name], type=column.type, from_pandas=True))
-    if images is not None:
-        digest.update(str(images.shape).encode())
-        for image in images:
-            digest.update(np.ascontiguousarray(image, dtype="<f4").tobytes())
-    return digest.hexdigest()
-
-
-def _update(digest: hashlib._Hash, array: pa.Array) -> None:
-    """Add an Arrow array by its values; its buffers may differ for equal values."""
-    if isinstance(array, pa.ChunkedArray):
-        array = array.combine_chunks()
-    if pa.types.is_list(array.type):
-        digest.update(pc.fill_null(pc.list_value_length(array), -1).to_numpy().astype("<i8").tobytes())
-        array = pc.list_flatten(array)
-    digest.update(np.packbits(array.is_valid().to_numpy(zero_copy_only=False)).tobytes())
-    if pa.types.is_string(array.type):
-        # Distinct texts in the order in which they first appear, and which row has which.
-        encoded = pc.fill_null(array, "").dictionary_encode()
-        digest.update(encoded.indices.to_numpy().astype("<i8").tobytes())
-        digest.update(json.dumps(encoded.dictionary.to_pylist()).encode())
-    elif pa.types.is_timestamp(array.type):
-        digest.update(pc.fill_null(array.cast(pa.int64()), 0).to_numpy().astype("<i8").tobytes())
-    else:
-        digest.update(pc.fill_null(array, 0).to_numpy().astype("<f8").tobytes())
-
-
-def file_digest(name: str, paths: list[Path]) -> SourceFile:
-    """Return size and SHA-256 of a source file, or of a group of files in name order.
-
-    Args:
-        name: How the manifest calls it; not the files' own names where those tell who the patients are.
-        paths: One file, or the group's files.
-
-    Returns:
-        The entry of the manifest.
-    """
-    total = hashlib.sha256()
-    size = 0
-    for path in paths:
-        with path.open("rb") as stream:
+    digest = hashlib.sha256()
+    for stream in streams:
+        with stream:
             while chunk := stream.read(_CHUNK):
-                total.update(chunk)
-        size += path.stat().st_size
-    return SourceFile(name=name, bytes=size, sha256=total.hexdigest())
+                digest.update(chunk)
+    return digest.hexdigest()

@@ -1,8 +1,9 @@
-"""Image files -> one float32 array in [0, 1]."""
+"""Image files -> float32 pixels in [0, 1], all of one shape."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,6 +13,8 @@ from PIL import Image, UnidentifiedImageError
 
 from components.ingest.rejections import Rejections
 
+# Pixels that are held at a time.
+PIXELS = 4_000_000
 _DEEP_GREY = {"I;16", "I;16L", "I;16B", "I;16N", "I"}
 
 
@@ -62,42 +65,95 @@ def resize_image(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.clip(np.stack(planes, axis=-1), 0.0, 1.0)
 
 
-def read_images(
-    index: pd.DataFrame, size: tuple[int, int] | None, rejections: Rejections
-) -> tuple[pd.DataFrame, np.ndarray | None]:
-    """Decode all images of a cohort and bring them to one size.
+def fit_image(pixels: np.ndarray, size: tuple[int, int], channels: int) -> np.ndarray:
+    """Bring an image to a size, and to a number of channels by repetition.
+
+    Args:
+        pixels: float32 ``[height, width, 1 or channels]`` in [0, 1].
+        size: Height and width of the result.
+        channels: Channels of the result.
+
+    Returns:
+        float32 ``[*size, channels]`` in [0, 1].
+    """
+    return np.broadcast_to(resize_image(pixels, size), (*size, channels))
+
+
+def decode_images(
+    index: pd.DataFrame, size: tuple[int, int] | None, output: Path, rejections: Rejections
+) -> pd.DataFrame:
+    """Decode images one by one into one file, so that memory does not grow with their number.
 
     Args:
         index: Columns key, time, modality, path, file, row.
-        size: Height and width; None: the most common size among the images.
+        size: Height and width to bring them to; None: each keeps its own.
+        output: The file to write: float32 pixels of one image after the other; not written without images.
         rejections: Takes files that cannot be decoded.
 
     Returns:
-        The rows of the decoded images, and float32 ``[n, height, width, channels]`` in [0, 1], in the same order;
-        None without images. Grey images are repeated over three channels where another image has colours.
+        The rows of the decoded images, in the same order, with columns ``height``, ``width`` and ``depth``.
 
     Raises:
         InputError: A file cannot be decoded and ``on_bad_row`` is "fail".
     """
-    decoded: list[np.ndarray] = []
-    readable = np.zeros(len(index), dtype=bool)
-    for position, path in enumerate(index["path"]):
-        try:
-            decoded.append(decode_image(Path(path)))
-            readable[position] = True
-        except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            absent = isinstance(error, FileNotFoundError)
-            rejections.malformed(
-                index.iloc[[position]],
-                "file",
-                "image file is not there" if absent else "image is truncated or cannot be read",
-                remedy="Export the image again",
-            )
-    if not decoded:
-        return index[readable], None
-    height, width = size or Counter(pixels.shape[:2] for pixels in decoded).most_common(1)[0][0]
-    channels = max(pixels.shape[2] for pixels in decoded)
-    images = np.empty((len(decoded), height, width, channels), dtype=np.float32)
-    for row, pixels in enumerate(decoded):
-        images[row] = resize_image(pixels, (height, width))
-    return index[readable], images
+    shapes = np.zeros((len(index), 3), dtype=np.int64)
+    if not len(index):
+        return index.assign(height=shapes[:, 0], width=shapes[:, 1], depth=shapes[:, 2])
+    with output.open("wb") as stream:
+        for position, path in enumerate(index["path"]):
+            try:
+                pixels = decode_image(Path(path))
+            except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+                absent = not path or isinstance(error, FileNotFoundError)
+                rejections.malformed(
+                    index.iloc[[position]],
+                    "file",
+                    "image file is not there" if absent else "image is truncated or cannot be read",
+                    remedy="Export the image again",
+                )
+                continue
+            if size is not None:
+                pixels = fit_image(pixels, size, pixels.shape[2])
+            shapes[position] = pixels.shape
+            stream.write(np.ascontiguousarray(pixels, dtype=np.float32).tobytes())
+    table = index.assign(height=shapes[:, 0], width=shapes[:, 1], depth=shapes[:, 2])
+    return table[shapes[:, 0] > 0]
+
+
+def common_shape(shapes: pd.DataFrame) -> tuple[int, int, int]:
+    """Return the shape that all images of a cohort are brought to.
+
+    Args:
+        shapes: Columns height, width and depth, one row an image, one at least.
+
+    Returns:
+        The most common height and width, the first of those that are equally common, and the largest depth.
+    """
+    counts = shapes.groupby(["height", "width"], sort=False).size()
+    height, width = counts.index[int(np.argmax(counts.to_numpy()))]
+    return int(height), int(width), int(shapes["depth"].max())
+
+
+def read_images(shapes: pd.DataFrame, pixels: Path, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
+    """Yield decoded images at one shape, some at a time.
+
+    Args:
+        shapes: Columns height, width and depth, one row an image.
+        pixels: The file that ``decode_images`` wrote.
+        shape: Height, width and channels of the result.
+
+    Yields:
+        float32 ``[some, *shape]`` in [0, 1].
+    """
+    table = shapes[["height", "width", "depth"]].to_numpy(np.int64)
+    changes = np.flatnonzero((np.diff(table, axis=0) != 0).any(axis=1)) + 1
+    with pixels.open("rb") as stream:
+        for start, stop in pairwise([0, *changes.tolist(), len(table)]):
+            own = tuple(int(length) for length in table[start])
+            most = max(1, PIXELS // int(np.prod(own)))
+            for first in range(start, stop, most):
+                number = min(most, stop - first)
+                images = np.fromfile(stream, np.float32, number * int(np.prod(own))).reshape(number, *own)
+                if own != shape:
+                    images = np.stack([fit_image(image, shape[:2], shape[2]) for image in images])
+                yield images

@@ -1,12 +1,11 @@
-"""The ``ingest`` step: all sources -> one pseudonymised cohort in the contract's form."""
+"""The ``ingest`` step: all sources -> one pseudonymised cohort in the contract's form, at once or shard by shard."""
 
 from __future__ import annotations
 
-import re
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,42 +13,34 @@ import pandas as pd
 
 from components.common.files import atomic_folder
 from components.common.result import StepResult, ignore_progress
+from components.common.shards import Shard
 from components.ingest.clean import (
     CleanObservations,
-    channels_in_order,
+    candidate_channels,
     clean_observations,
     demographic_observations,
     drop_unknown_patients,
 )
-from components.ingest.digest import content_digest, file_digest
-from components.ingest.images import read_images
-from components.ingest.labels import adjudicate, annotator_agreement, assign_labels, read_label_file, take_known_labels
-from components.ingest.locations import local_copy, source_digest
+from components.ingest.digest import streams_digest
+from components.ingest.images import decode_images
+from components.ingest.labels import adjudicate, assign_labels, count_votes, read_label_file, take_known_labels
+from components.ingest.locations import SourceFiles, one_file, source_digest
+from components.ingest.merge import merge_parts
+from components.ingest.parts import PIXELS_FILE, CohortPart, ListedSource, PartFacts, open_part, write_part
+from components.ingest.patient_shard import PatientShard
 from components.ingest.pseudonyms import pseudonyms
-from components.ingest.readers import read_source
+from components.ingest.readers import OpenSource, list_patients, open_source, read_source
 from components.ingest.rejections import Rejections
 from components.ingest.settings import IngestSettings
-from components.ingest.source_tables import SourceTables, build_table, stack_tables
+from components.ingest.source_tables import FileGroup, SourceTables, build_table, stack_tables
 from data_schemas.channels import Catalogue, load_catalogue
-from data_schemas.cohort import SCHEMAS, Demographics, ImageShape, Manifest, SourceFile, write_cohort
 from data_schemas.errors import InputError
 
-__all__ = ["ingest_sources", "source_digest"]
+__all__ = ["ingest_shard", "ingest_sources", "merge_shards", "source_digest"]
 
 NOTHING_MEASURED = "patient has no observation, note or image"
-
-
-@dataclass
-class _Parts:
-    """The cohort's tables before pseudonyms, keyed by the source's patient key."""
-
-    patients: pd.DataFrame
-    observations: pd.DataFrame
-    notes: pd.DataFrame
-    image_index: pd.DataFrame
-    images: np.ndarray | None
-    annotations: pd.DataFrame
-    devices: pd.DataFrame
+# Source files that have one digest together, where there are many.
+_BLOCK_FILES = 1000
 
 
 def ingest_sources(
@@ -74,40 +65,134 @@ def ingest_sources(
         InputError: A source is not there, a row is malformed (unless ``on_bad_row`` is "reject"), a channel is never
             measured, or the cohort is empty or has a single class.
     """
+    with tempfile.TemporaryDirectory(prefix="vitalfuse-ingest-") as folder:
+        part = _read_part(Path(folder), settings, Shard(), pseudonym_key, progress)
+        return merge_parts([part], output, settings, progress)
+
+
+def ingest_shard(
+    output: Path,
+    settings: IngestSettings,
+    shard: Shard,
+    *,
+    pseudonym_key: bytes,
+    progress: Callable[[str], None] = ignore_progress,
+) -> StepResult:
+    """Read one shard of the patients of all sources; what concerns the whole cohort is left to ``merge_shards``.
+
+    Args:
+        output: Folder of the part to write.
+        settings: Section ``ingest``.
+        shard: Which patients.
+        pseudonym_key: Secret key of the patients' pseudonyms, the same for all shards.
+        progress: Called with a few words on what is being done.
+
+    Returns:
+        Rows of each table.
+
+    Raises:
+        InputError: A source is not there, holds no patient, or a row of this shard is malformed (unless ``on_bad_row``
+            is "reject").
+    """
+    with atomic_folder(output) as folder:
+        part = _read_part(folder, settings, shard, pseudonym_key, progress)
+        progress("writing")
+        write_part(folder, part)
+    metrics = {f"{name}_rows": float(len(table)) for name, table in part.tables.items() if not isinstance(table, Path)}
+    return StepResult(metrics=metrics, params={"shard": str(shard)})
+
+
+def merge_shards(
+    parts: list[Path],
+    output: Path,
+    settings: IngestSettings,
+    progress: Callable[[str], None] = ignore_progress,
+) -> StepResult:
+    """Join the parts of all shards into the cohort that a single shard would have given.
+
+    Args:
+        parts: Outputs of ``ingest_shard``, in any order.
+        output: The cohort folder to write.
+        settings: Section ``ingest``, as the shards had it.
+        progress: Called with a few words on what is being done.
+
+    Returns:
+        What ``ingest_sources`` returns.
+
+    Raises:
+        InputError: A channel is never measured, or the cohort is empty or has a single class.
+        ValueError: The parts are not those of all shards.
+    """
+    opened = sorted((open_part(part) for part in parts), key=lambda part: part.facts.number)
+    numbers = [(part.facts.number, part.facts.count) for part in opened]
+    if numbers != [(number, len(opened)) for number in range(1, len(opened) + 1)]:
+        raise ValueError(f"Every shard needs exactly one part; received {[str(part.facts.shard) for part in opened]}.")
+    return merge_parts(opened, output, settings, progress)
+
+
+def _read_part(
+    folder: Path, settings: IngestSettings, shard: Shard, pseudonym_key: bytes, progress: Callable[[str], None]
+) -> CohortPart:
+    """Read a shard of all sources; only the images are written, into the folder."""
     catalogue = load_catalogue()
     _check_channels(settings, catalogue)
     rejections = Rejections(settings.on_bad_row)
     with ExitStack() as stack:
+        sources = [open_source(source, stack) for source in settings.sources]
+        label_file = one_file(settings.labels.file, stack) if settings.labels else None
+        patient_shard = _find_patients(sources, shard, settings, progress)
         tables = []
-        for position, source in enumerate(settings.sources, start=1):
-            progress(f"reading source {position}/{len(settings.sources)} ({source.format})")
-            tables.append(read_source(source, stack, catalogue, rejections))
-        label_file = local_copy(settings.labels.file, stack) if settings.labels else None
+        for position, source in enumerate(sources, start=1):
+            progress(f"reading source {position}/{len(sources)} ({source.settings.format})")
+            tables.append(read_source(source, patient_shard, catalogue, rejections))
         progress("checking values")
-        patients, classes = _labelled_patients(settings, tables, label_file, rejections)
-        parts, cleaned = _assemble(settings, tables, patients, catalogue, rejections)
-        progress("writing the cohort")
-        names = channels_in_order(
-            parts.observations, settings.channels, list(settings.demographics), catalogue, cleaned.offered
+        patients, facts = _labelled_patients(settings, tables, label_file, patient_shard, rejections)
+        cohort, cleaned = _assemble(settings, tables, patients, catalogue, folder / PIXELS_FILE, rejections)
+        cohort["patients"] = cohort["patients"].assign(
+            patient_id=pseudonyms(cohort["patients"]["key"], pseudonym_key),
+            birth_year=cohort["patients"]["birth_date"].dt.year.astype("Int32"),
         )
-        channels = [catalogue.contract(name) for name in names]
-        cohort = _pseudonymise(parts, names, pseudonym_key)
         cohort["rejected"] = rejections.table()
-        height, width, depth = parts.images.shape[1:] if parts.images is not None else (0, 0, 0)
-        manifest = Manifest(
-            name=settings.name,
-            classes=classes,
-            channels=channels,
-            image=ImageShape(height=height, width=width, channels=depth) if parts.images is not None else None,
-            demographics=Demographics(names=list(settings.demographics), at=settings.demographics_at),
-            counts={name: len(table) for name, table in cohort.items()},
-            sources=_source_files(tables, label_file),
-            provenance=_provenance(settings, tables),
-            digest=content_digest(cohort, parts.images, classes, channels),
-        )
-        with atomic_folder(output) as folder:
-            write_cohort(folder, manifest, cohort, parts.images)
-    return _result(output, manifest, cohort["rejected"], cleaned, tables)
+        progress("digests of the source files")
+        not_used: Counter[str] = Counter()
+        for table in tables:
+            not_used.update(table.not_used)
+        facts |= {
+            "number": shard.number,
+            "count": shard.count,
+            "offered": list(cleaned.offered),
+            "measured": sorted(str(name) for name in cohort["observations"]["channel"].unique()),
+            "corrected": cleaned.corrected,
+            "not_selected": cleaned.not_selected,
+            "not_used": dict(not_used),
+            "without_channel": [name for table in tables for name in table.without_channel],
+            "sources": _listed_sources(tables, label_file, shard),
+            "provenance": _provenance(settings, tables),
+        }
+        return CohortPart(PartFacts.model_validate(facts), dict(cohort), folder / PIXELS_FILE)
+
+
+def _find_patients(
+    sources: list[OpenSource], shard: Shard, settings: IngestSettings, progress: Callable[[str], None]
+) -> PatientShard:
+    """List the patients of all sources where the shard takes some of them only."""
+    if shard.count == 1:
+        return PatientShard()
+    progress("listing patients")
+    # What is wrong with a patient is told when its shard is read.
+    ignored = Rejections("reject")
+    listed = pd.concat([list_patients(source, ignored) for source in sources]).unique()
+    if not len(listed):
+        raise _no_patient(settings)
+    return PatientShard(shard, pd.Index(listed, dtype=object))
+
+
+def _no_patient(settings: IngestSettings) -> InputError:
+    return InputError(
+        "holds no patient: the cohort is empty",
+        file=", ".join(source.path for source in settings.sources),
+        remedy="Check the source, or its path in the settings",
+    )
 
 
 def _check_channels(settings: IngestSettings, catalogue: Catalogue) -> None:
@@ -122,45 +207,45 @@ def _check_channels(settings: IngestSettings, catalogue: Catalogue) -> None:
 
 
 def _labelled_patients(
-    settings: IngestSettings, tables: list[SourceTables], label_file: Path | None, rejections: Rejections
-) -> tuple[pd.DataFrame, list[str]]:
-    """Return the patients of all sources that have a label, in source order, and the class names."""
+    settings: IngestSettings,
+    tables: list[SourceTables],
+    label_file: tuple[SourceFiles, str] | None,
+    shard: PatientShard,
+    rejections: Rejections,
+) -> tuple[pd.DataFrame, dict]:
+    """Return the patients of all sources that have a label, in source order, and what the labels tell."""
     listed = pd.concat([table.patients for table in tables], ignore_index=True)
     listed["sex"] = listed["sex"].where(listed["sex"] != "unknown", None)
     # Patients of several sources are matched by their key; the first source that knows a fact is believed.
     patients = listed.groupby("key", sort=False, as_index=False).first()
     patients["sex"] = patients["sex"].fillna("unknown")
-    if not len(patients):
-        raise InputError(
-            "holds no patient: the cohort is empty",
-            file=", ".join(source.path for source in settings.sources),
-            remedy="Check the source, or its path in the settings",
-        )
+    if shard.whole and not len(patients):
+        raise _no_patient(settings)
     names = {label: name for table in tables for label, name in table.label_names.items()} | settings.label_names
     own_classes = next((table.classes for table in tables if table.classes), None)
     # The classes of a label file need not be those of the annotators.
     classes = settings.classes if settings.labels else settings.classes or own_classes
-    for table in tables:
+    votes = []
+    for position, table in enumerate(tables):
         checked = None if settings.labels else classes
         table.annotations = take_known_labels(table.annotations, names, checked, rejections)
+        votes += count_votes(table.annotations, position)
     if settings.labels and label_file:
-        labels = read_label_file(settings.labels, label_file, rejections)
+        labels = read_label_file(settings.labels, label_file, shard, rejections)
     else:
         found = [table.labels for table in tables if len(table.labels)]
         found += [adjudicate(table.annotations, rejections) for table in tables if len(table.annotations)]
         labels = pd.concat(found, ignore_index=True) if found else build_table("labels")
-    if not len(labels):
-        raise InputError(
-            "the sources hold no label",
-            file="settings",
-            field="ingest.labels",
-            remedy="Name a label file in the settings",
-        )
+    has_labels = bool(len(labels))
     labels = take_known_labels(labels, names, classes, rejections)
-    labelled, classes = assign_labels(patients, labels, classes=classes, rejections=rejections)
-    if not len(labelled):
-        raise _empty(rejections)
-    return labelled, classes
+    labelled = assign_labels(patients, labels, rejections)
+    return labelled, {
+        "declared_classes": classes,
+        "found_labels": sorted(name for name in labels["label"].dropna().unique() if name),
+        "has_labels": has_labels,
+        "labelled": sorted(labelled["label"].unique()),
+        "votes": votes,
+    }
 
 
 def _assemble(
@@ -168,9 +253,10 @@ def _assemble(
     tables: list[SourceTables],
     patients: pd.DataFrame,
     catalogue: Catalogue,
+    pixels: Path,
     rejections: Rejections,
-) -> tuple[_Parts, CleanObservations]:
-    """Clean all tables and keep the patients of whom anything is known."""
+) -> tuple[dict[str, pd.DataFrame], CleanObservations]:
+    """Clean all tables, and keep the patients of whom anything is known, in the order of the contract."""
     listed = pd.Index(pd.concat([table.patients["key"] for table in tables]).unique())
     chosen = pd.Index(patients["key"])
 
@@ -186,9 +272,10 @@ def _assemble(
     )
     observations = cleaned.table[cleaned.table["key"].isin(chosen)]
     notes = drop_unknown_patients(gather("notes"), listed, rejections)
-    index = drop_unknown_patients(gather("images"), listed, rejections)
-    notes, index = notes[notes["key"].isin(chosen)], index[index["key"].isin(chosen)]
-    index, images = read_images(index.reset_index(drop=True), settings.image_size, rejections)
+    notes = notes[notes["key"].isin(chosen)]
+    # Images are stored in the order of their table.
+    index = _ordered(drop_unknown_patients(gather("images"), listed, rejections), chosen, "time")
+    index = decode_images(index, settings.image_size, pixels, rejections)
     if settings.demographics:
         span = _time_span(patients, [observations, notes, index])
         at_ends = settings.demographics_at == "first_and_last"
@@ -197,19 +284,27 @@ def _assemble(
     known = {key for table in (observations, notes, index) for key in table["key"].unique()}
     present = patients["key"].isin(known)
     rejections.add(patients[~present], "patient", NOTHING_MEASURED)
-    if not present.any():
-        raise _empty(rejections)
-    annotations = gather("annotations")
-    parts = _Parts(
-        patients=patients[present],
-        observations=observations,
-        notes=notes,
-        image_index=index,
-        images=images,
-        annotations=annotations[annotations["key"].isin(chosen)],
-        devices=gather("devices").drop_duplicates(["device_id", "channel"], keep="last"),
-    )
-    return parts, cleaned
+    patients = patients[present].reset_index(drop=True)
+    position = pd.Index(patients["key"])
+    candidates = pd.Index(candidate_channels(settings.channels, list(settings.demographics), catalogue))
+    observations = observations.assign(rank=_positions(observations["channel"], candidates))
+    cohort = {
+        "patients": patients,
+        "observations": _ordered(observations, position, "rank", "time"),
+        "notes": _ordered(notes, position, "time"),
+        "images": _ordered(index, position, "time"),
+        "annotations": _ordered(gather("annotations"), position, "time"),
+        "devices": gather("devices").drop_duplicates(["device_id", "channel"], keep="last"),
+    }
+    return cohort, cleaned
+
+
+def _ordered(table: pd.DataFrame, patients: pd.Index, *by: str) -> pd.DataFrame:
+    """Sort rows by the position of their patient, told in a column of its own, and leave out those of others."""
+    patient = _positions(table["key"], patients)
+    order = np.lexsort([*[table[name].astype("int64").to_numpy() for name in reversed(by)], patient])
+    order = order[patient[order] >= 0]
+    return table.iloc[order].assign(patient=patient[order])
 
 
 def _measured_channels(settings: IngestSettings) -> list[str] | None:
@@ -232,47 +327,37 @@ def _time_span(patients: pd.DataFrame, tables: list[pd.DataFrame]) -> pd.DataFra
     return patients.assign(first=earliest, last=last.where(last.notna(), earliest))
 
 
-def _pseudonymise(parts: _Parts, channels: list[str], secret: bytes) -> dict[str, pd.DataFrame]:
-    """Sort all tables by patient and replace the keys by pseudonyms."""
-    patients = parts.patients.reset_index(drop=True)
-    ids = pseudonyms(patients["key"], secret)
-    if ids.duplicated().any():
-        raise ValueError("Two patients have the same pseudonym; choose another key.")
-    position = pd.Index(patients["key"])
-
-    def ordered(table: pd.DataFrame, *by: str) -> pd.DataFrame:
-        patient = _positions(table["key"], position)
-        order = np.lexsort([*[table[name].astype("int64").to_numpy() for name in reversed(by)], patient])
-        order = order[patient[order] >= 0]
-        return table.iloc[order].assign(patient_id=pd.Categorical.from_codes(patient[order], pd.Index(ids)))
-
-    observations = parts.observations.assign(rank=_positions(parts.observations["channel"], pd.Index(channels)))
-    observations = observations[observations["rank"] >= 0]
-    image_rows = parts.image_index.assign(row=np.arange(len(parts.image_index)))
-    cohort = {
-        "patients": patients.assign(patient_id=ids, birth_year=patients["birth_date"].dt.year.astype("Int32")),
-        "observations": ordered(observations, "rank", "time"),
-        "notes": ordered(parts.notes, "time"),
-        "images": ordered(image_rows, "time"),
-        "annotations": ordered(parts.annotations, "time"),
-        "devices": parts.devices,
-    }
-    required = {"patients", "observations"}
-    return {name: table[SCHEMAS[name].names] for name, table in cohort.items() if len(table) or name in required}
-
-
 def _positions(values: pd.Series, index: pd.Index) -> np.ndarray:
     """Return the position of each value in an index, -1 where it is not there; looks up each distinct one once."""
     codes, distinct = pd.factorize(values)
     return index.get_indexer(pd.Index(distinct, dtype=object))[codes]
 
 
-def _source_files(tables: list[SourceTables], label_file: Path | None) -> list[SourceFile]:
-    files = [path for table in tables for path in table.files] + ([label_file] if label_file else [])
-    named = [file_digest(path.name, [path]) for path in dict.fromkeys(files)]
-    return named + [
-        file_digest(f"{name} ({len(paths)} files)", paths) for table in tables for name, paths in table.groups.items()
-    ]
+def _listed_sources(
+    tables: list[SourceTables], label_file: tuple[SourceFiles, str] | None, shard: Shard
+) -> list[ListedSource]:
+    """Return all source files, with the digests of those that are this shard's turn."""
+    groups = [group for table in tables for group in table.listed]
+    if label_file is not None:
+        groups.append(FileGroup(label_file[1], label_file[0], [label_file[1]]))
+    # A file that two sources name is listed once.
+    named = {(group.files.location, group.names[0]): group for group in groups if group.named}
+    groups = [*named.values(), *(group for group in groups if not group.named)]
+    listed, turn = [], 0
+    for group in groups:
+        blocks: list[str | None] = []
+        for start in range(0, len(group.names), _BLOCK_FILES):
+            own = turn % shard.count == shard.number - 1
+            blocks.append(_block_digest(group.files, group.names[start : start + _BLOCK_FILES]) if own else None)
+            turn += 1
+        name = group.name if group.named else f"{group.name} ({len(group.names)} files)"
+        size = sum(group.files.size(file) for file in group.names)
+        listed.append(ListedSource(name=name, bytes=size, blocks=blocks))
+    return listed
+
+
+def _block_digest(files: SourceFiles, names: list[str]) -> str:
+    return streams_digest(files.open(name) for name in names)
 
 
 def _provenance(settings: IngestSettings, tables: list[SourceTables]) -> dict[str, str | int | float | bool | None]:
@@ -280,45 +365,3 @@ def _provenance(settings: IngestSettings, tables: list[SourceTables]) -> dict[st
     facts["formats"] = ", ".join(source.format for source in settings.sources)
     facts["synthetic"] = bool(settings.synthetic or facts.get("synthetic"))
     return facts
-
-
-def _empty(rejections: Rejections) -> InputError:
-    reasons = rejections.table()["reason"].value_counts()
-    why = f"; most rows were rejected because: {reasons.index[0]}" if len(reasons) else ""
-    return InputError(f"give an empty cohort{why}", file="sources", remedy="Check sources, labels and channels")
-
-
-def _result(
-    output: Path, manifest: Manifest, rejected: pd.DataFrame, cleaned: CleanObservations, tables: list[SourceTables]
-) -> StepResult:
-    not_used: Counter[str] = Counter()
-    for table in tables:
-        not_used.update(table.not_used)
-    reasons = rejected["reason"].value_counts()
-    metrics = {f"{name}_rows": float(count) for name, count in manifest.counts.items()}
-    # Names of metrics may hold letters, digits and a few signs only.
-    metrics |= {
-        f"rejected/{re.sub(r'[^0-9A-Za-z]+', '_', str(reason)).strip('_')}": float(count)
-        for reason, count in reasons.items()
-    }
-    metrics |= {
-        "channels": float(len(manifest.channels)),
-        "corrected_values": float(sum(cleaned.corrected.values())),
-        "not_used_rows": float(not_used.total() + cleaned.not_selected),
-        "not_used_kinds": float(len(not_used)),
-    }
-    kappas = [annotator_agreement(table.annotations) for table in tables if len(table.annotations)]
-    known = [kappa for kappa in kappas if kappa is not None]
-    if known:
-        metrics["annotator_kappa"] = float(np.mean(known))
-    warnings = [f"{count} {'row' if count == 1 else 'rows'} rejected: {reason}" for reason, count in reasons.items()]
-    warnings += [
-        f"{count} values of {name} corrected: typed in another unit than declared"
-        for name, count in cleaned.corrected.items()
-    ]
-    return StepResult(
-        metrics=metrics,
-        params={"cohort": manifest.name, "classes": len(manifest.classes), "cohort_digest": manifest.digest},
-        artifacts={"cohort": output / "manifest.json", "rejected": output / "rejected.parquet"},
-        warnings=warnings,
-    )

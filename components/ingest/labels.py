@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel
 from sklearn.metrics import cohen_kappa_score
 
+from components.ingest.locations import SourceFiles
+from components.ingest.patient_shard import PatientShard
 from components.ingest.rejections import UNKNOWN_PATIENT, Rejections
 from components.ingest.settings import LabelSettings
 from components.ingest.source_tables import build_table
-from components.ingest.tabular import read_text_table
-from data_schemas.errors import InputError
+from components.ingest.tabular import TextColumns, read_text_table
 
 ADJUDICATOR = "adjudicator"
 DISAGREEMENT = "annotators disagree and nobody adjudicated"
@@ -21,12 +22,15 @@ NO_LABEL = "patient has no label"
 SEVERAL_LABELS = "patient has several different labels"
 
 
-def read_label_file(settings: LabelSettings, path: Path, rejections: Rejections) -> pd.DataFrame:
+def read_label_file(
+    settings: LabelSettings, file: tuple[SourceFiles, str], shard: PatientShard, rejections: Rejections
+) -> pd.DataFrame:
     """Read a CSV file of labels.
 
     Args:
         settings: Its columns.
-        path: The file.
+        file: Where the file is, and its name.
+        shard: Whose rows to take.
         rejections: Takes rows with a wrong number of fields.
 
     Returns:
@@ -36,7 +40,8 @@ def read_label_file(settings: LabelSettings, path: Path, rejections: Rejections)
         InputError: The file or one of its columns is not there.
     """
     required = [settings.patient_column, settings.label_column, *settings.flag_columns]
-    table = read_text_table(path, path.name, required, rejections)
+    columns = TextColumns(required, key=settings.patient_column)
+    table = read_text_table(*file, columns, rejections, shard)
     labels = None
     if settings.flag_columns:
         names = np.array(settings.flag_columns, dtype=object)
@@ -109,53 +114,84 @@ def adjudicate(annotations: pd.DataFrame, rejections: Rejections) -> pd.DataFram
     return build_table("labels", key=first["key"], label=label, file=first["file"], row=first["row"])
 
 
-def annotator_agreement(annotations: pd.DataFrame) -> float | None:
-    """Return Cohen's kappa between the annotators, before adjudication.
+class Votes(BaseModel):
+    """How often two annotators gave two labels to the same patients.
+
+    Attributes:
+        source: Position of the source in the settings.
+        annotators: The two, in the order of their names.
+        labels: The label of each.
+        patients: Number of patients.
+    """
+
+    source: int
+    annotators: tuple[str, str]
+    labels: tuple[str, str]
+    patients: int
+
+
+def count_votes(annotations: pd.DataFrame, source: int) -> list[Votes]:
+    """Count the labels of each pair of annotators, before adjudication.
 
     Args:
         annotations: Columns key, annotator, label, time.
+        source: Position of their source.
 
     Returns:
-        Kappa in [-1, 1], averaged over the pairs of annotators with patients in common, weighted by their number;
-        None where there is no such pair, or where kappa is not defined.
+        Counts; the latest annotation of each annotator counts.
     """
     votes = annotations[annotations["annotator"].str.casefold() != ADJUDICATOR].sort_values("time", kind="stable")
     votes = votes.drop_duplicates(["key", "annotator"], keep="last")
     wide = votes.pivot(index="key", columns="annotator", values="label")
-    pairs = [wide[list(pair)].dropna() for pair in combinations(wide.columns, 2)]
-    pairs = [pair for pair in pairs if pair.stack().nunique() > 1]
-    if not pairs:
-        return None
-    kappas = [cohen_kappa_score(pair.iloc[:, 0], pair.iloc[:, 1]) for pair in pairs]
-    return float(np.average(kappas, weights=[len(pair) for pair in pairs]))
+    return [
+        Votes(source=source, annotators=pair, labels=labels, patients=int(count))
+        for pair in combinations(wide.columns, 2)
+        for labels, count in wide[list(pair)].dropna().value_counts().sort_index().items()
+    ]
 
 
-def assign_labels(
-    patients: pd.DataFrame,
-    labels: pd.DataFrame,
-    *,
-    classes: list[str] | None,
-    rejections: Rejections,
-) -> tuple[pd.DataFrame, list[str]]:
+def annotator_agreement(votes: list[Votes]) -> float | None:
+    """Return Cohen's kappa between the annotators of all sources.
+
+    Args:
+        votes: From ``count_votes``; counts of several shards may stand beside each other.
+
+    Returns:
+        Kappa in [-1, 1]: of each source the mean over the pairs of annotators, weighted by their patients in common,
+        then the mean over the sources; None where no pair has two labels or more.
+    """
+    pairs: dict[int, dict[tuple[str, str], list[Votes]]] = {}
+    for vote in sorted(votes, key=lambda vote: (vote.source, vote.annotators, vote.labels)):
+        pairs.setdefault(vote.source, {}).setdefault(vote.annotators, []).append(vote)
+    sources = []
+    for of_source in pairs.values():
+        several = [pair for pair in of_source.values() if len({label for vote in pair for label in vote.labels}) > 1]
+        if several:
+            weights = [sum(vote.patients for vote in pair) for pair in several]
+            sources.append(np.average([_kappa(pair) for pair in several], weights=weights))
+    return float(np.mean(sources)) if sources else None
+
+
+def _kappa(votes: list[Votes]) -> float:
+    first, second = zip(*(vote.labels for vote in votes), strict=True)
+    return cohen_kappa_score(first, second, sample_weight=[vote.patients for vote in votes])
+
+
+def assign_labels(patients: pd.DataFrame, labels: pd.DataFrame, rejections: Rejections) -> pd.DataFrame:
     """Give each patient a label; patients without one are rejected.
 
     Args:
         patients: Columns key, file, row and others.
         labels: Columns of a labels table, with class names; NaN for patients that are rejected already.
-        classes: Ordered class names; None: all labels, sorted.
         rejections: Takes labels of unknown patients, and patients without one label.
 
     Returns:
-        The labelled patients, in their order, with columns ``label`` and ``labels``; and the ordered class names.
-
-    Raises:
-        InputError: All patients have the same label.
+        The labelled patients, in their order, with columns ``label`` and ``labels``.
     """
     named = labels[labels["label"].notna()]
     empty = named["label"] == ""
     rejections.add(named[empty], "label", NO_LABEL)
     named = named[~empty]
-    classes = classes if classes is not None else sorted(named["label"].unique())
     stranger = ~named["key"].isin(patients["key"])
     rejections.add(named[stranger], "patient", UNKNOWN_PATIENT)
     named = named[~stranger].drop_duplicates(["key", "label"])
@@ -169,12 +205,4 @@ def assign_labels(
         several_labels if isinstance(several_labels, list) else [label]
         for several_labels, label in zip(labelled["labels"], labelled["label"], strict=True)
     ]
-    labelled = labelled.assign(labels=pd.Series(conditions, index=labelled.index, dtype=object))
-    if labelled["label"].nunique() == 1:
-        raise InputError(
-            f"all patients have the label {labelled['label'].iloc[0]}",
-            file="sources",
-            field="label",
-            remedy="Give a cohort with at least two classes",
-        )
-    return labelled, classes
+    return labelled.assign(labels=pd.Series(conditions, index=labelled.index, dtype=object))

@@ -1,4 +1,4 @@
-"""Where sources lie: local files and folders, and S3 prefixes that are copied to a temporary folder."""
+"""Where sources lie: local files and folders, and S3 prefixes whose objects are fetched when they are needed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
+from components.common.files import atomic_file
 from components.ingest.settings import IngestSettings, PhysioNet2012Source
 from data_schemas.errors import InputError
 
@@ -104,41 +106,147 @@ def _cause(error: Exception) -> str:
     return response.get("Error", {}).get("Code") or type(error).__name__
 
 
-def local_copy(location: str, stack: ExitStack) -> Path:
-    """Return a local path with the content of a location.
+class SourceFiles:
+    """The files of one location. Objects on S3 are downloaded when they are asked for, once; or read in part.
 
     Args:
         location: A local file or folder, or ``s3://bucket/prefix``.
-        stack: Removes the copy of an S3 prefix when it closes.
+        stack: Removes downloaded objects when it closes.
 
-    Returns:
-        A file where the location is a single file, else a folder.
+    Attributes:
+        name: The last part of the location.
+        names: Names of all files below it, in the order of their folders and names.
+        single: Whether the location is one file.
 
     Raises:
         InputError: Nothing is there, or the store cannot be reached.
     """
-    listed = list_location(location)
-    if not location.startswith(_S3):
-        return Path(location)
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vitalfuse-source-")))
-    _download(location, listed, folder)
-    bucket_key = _split_s3(location)[1]
-    return folder / listed[0].name if listed[0].key == bucket_key else folder
+
+    def __init__(self, location: str, stack: ExitStack) -> None:
+        self.location = location
+        self._stack = stack
+        self._listed = {entry.name: entry for entry in list_location(location)}
+        self._remote = location.startswith(_S3)
+        self._copy: Path | None = None
+        if self._remote and any(".." in name.split("/") for name in self._listed):
+            raise InputError("has an object whose name leads out of the prefix", file=location)
+        self.names = sorted(self._listed, key=lambda name: name.split("/"))
+        self.name = PurePosixPath(location).name
+        if self._remote:
+            self.single = len(self.names) == 1 and self._listed[self.names[0]].key == _split_s3(location)[1]
+        else:
+            self.single = Path(location).is_file()
+
+    def __contains__(self, name: str) -> bool:
+        """Tell whether there is a file of that name."""
+        return name in self._listed
+
+    def size(self, name: str) -> int:
+        """Return the bytes of a file.
+
+        Args:
+            name: One of ``names``.
+        """
+        return self._listed[name].size
+
+    def below(self, folder: str, *suffixes: str) -> list[str]:
+        """Return the names of the files below a folder that end in one of some suffixes.
+
+        Args:
+            folder: Path below the location, or "" for all of it.
+            *suffixes: Such as ``.csv``; none: any.
+        """
+        inside = f"{folder}/" if folder else ""
+        return [name for name in self.names if name.startswith(inside) and name.endswith(suffixes or "")]
+
+    def path(self, name: str) -> Path:
+        """Return where a file lies on this machine.
+
+        Args:
+            name: One of ``names``.
+
+        Raises:
+            InputError: The object cannot be downloaded.
+        """
+        return self.paths([name])[0]
+
+    def paths(self, names: list[str]) -> list[Path]:
+        """Return where some files lie on this machine; several objects are downloaded at a time.
+
+        Args:
+            names: Some of ``names``.
+
+        Raises:
+            InputError: An object cannot be downloaded.
+        """
+        if not self._remote:
+            root = Path(self.location)
+            return [root if self.single else root / name for name in names]
+        if self._copy is None:
+            self._copy = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="vitalfuse-source-")))
+        paths = [self._copy / name for name in names]
+        _download(
+            self.location,
+            [self._listed[name] for name, path in zip(names, paths, strict=True) if not path.is_file()],
+            self._copy,
+        )
+        return paths
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file for reading some of its parts; of an object, only these are transferred.
+
+        Args:
+            name: One of ``names``.
+
+        Returns:
+            A binary stream that can seek.
+
+        Raises:
+            InputError: The object cannot be read.
+        """
+        if not self._remote or (self._copy is not None and (self._copy / name).is_file()):
+            return self.path(name).open("rb")
+        import boto3
+        import smart_open
+
+        address = f"{_S3}{_split_s3(self.location)[0]}/{self._listed[name].key}"
+        try:
+            return smart_open.open(address, "rb", transport_params={"client": boto3.client("s3")})
+        except OSError as error:
+            raise InputError("cannot be read", file=name, remedy="Check credentials and network") from error
+
+
+def one_file(location: str, stack: ExitStack) -> tuple[SourceFiles, str]:
+    """Return a location that has to be a single file, such as one of labels.
+
+    Args:
+        location: A local file, or ``s3://bucket/key``.
+        stack: Removes a downloaded object when it closes.
+
+    Returns:
+        The location and the file's name.
+
+    Raises:
+        InputError: It is not there, or is a folder.
+    """
+    files = SourceFiles(location, stack)
+    if not files.single:
+        raise InputError("is a folder, not a file", file=location, remedy=_NOT_THERE)
+    return files, files.names[0]
 
 
 def _download(location: str, listed: list[ListedFile], folder: Path) -> None:
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 
+    if not listed:
+        return
     bucket = _split_s3(location)[0]
     client = boto3.client("s3")
 
     def fetch(entry: ListedFile) -> None:
-        target = folder / entry.name
-        if not target.resolve().is_relative_to(folder.resolve()):
-            raise InputError("has an object whose name leads out of the prefix", file=location)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        client.download_file(bucket, entry.key, str(target))
+        with atomic_file(folder / entry.name) as temporary:
+            client.download_file(bucket, entry.key, str(temporary))
 
     try:
         with ThreadPoolExecutor(max_workers=8) as pool:

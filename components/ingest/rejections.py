@@ -95,7 +95,19 @@ class Rejections:
         self.add(rows, field, reason)
 
     def table(self) -> pd.DataFrame:
-        """Return all rejected rows: file, row, field, reason."""
+        """Return all rejected rows (file, row, field, reason) in their order, whoever found them first."""
         if not self._parts:
             return pd.DataFrame({name: pd.Series(dtype="int64" if name == "row" else "object") for name in COLUMNS})
-        return pd.concat(self._parts, ignore_index=True)[COLUMNS]
+        return in_order(pd.concat(self._parts, ignore_index=True)[COLUMNS])
+
+
+def in_order(rejected: pd.DataFrame) -> pd.DataFrame:
+    """Sort rejected rows by file, row, field and reason.
+
+    Args:
+        rejected: Columns file, row, field, reason.
+
+    Returns:
+        The sorted rows.
+    """
+    return rejected.sort_values(COLUMNS, kind="stable", ignore_index=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sized
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from pandas.api.types import pandas_dtype, union_categoricals
+
+from components.ingest.locations import SourceFiles
 
 TIME_DTYPE = "datetime64[us, UTC]"
 
@@ -130,6 +131,24 @@ def stack_tables(name: str, tables: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(stacked)
 
 
+@dataclass(frozen=True)
+class FileGroup:
+    """Source files that are one entry of the manifest.
+
+    Attributes:
+        name: How the manifest calls it.
+        files: Where the files are.
+        names: Their names there.
+        named: Whether it is a single file called by its own name; others are told by their number alone, because
+            their names may tell who the patients are.
+    """
+
+    name: str
+    files: SourceFiles
+    names: list[str]
+    named: bool = True
+
+
 @dataclass
 class SourceTables:
     """One source, read.
@@ -145,8 +164,8 @@ class SourceTables:
         classes: Ordered class names that the source itself declares.
         label_names: Class name by label in the source.
         not_used: Rows by kind that hold no channel of the catalogue; not rejected, only counted.
-        files: Files to be named one by one in the manifest.
-        groups: Files named as a group, because their names may tell who the patients are.
+        listed: Files for the manifest.
+        without_channel: Files none of whose columns is a channel; a fault where that is so in every shard.
         provenance: Facts for the manifest.
     """
 
@@ -160,6 +179,6 @@ class SourceTables:
     classes: list[str] | None = None
     label_names: dict[str, str] = field(default_factory=dict)
     not_used: dict[str, int] = field(default_factory=dict)
-    files: list[Path] = field(default_factory=list)
-    groups: dict[str, list[Path]] = field(default_factory=dict)
+    listed: list[FileGroup] = field(default_factory=list)
+    without_channel: list[str] = field(default_factory=list)
     provenance: dict[str, str | int | float | bool | None] = field(default_factory=dict)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import posixpath
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from components.ingest.locations import SourceFiles
+from components.ingest.patient_shard import WHOLE, PatientShard
 from components.ingest.rejections import ABSENT, Rejections
 from components.ingest.settings import TimeZone
-from components.ingest.source_tables import SourceTables, build_table, map_values
-from components.ingest.tabular import read_text_table, split_pressures, take_numbers, take_times
+from components.ingest.source_tables import FileGroup, SourceTables, build_table, map_values
+from components.ingest.tabular import TextColumns, read_text_table, split_pressures, take_numbers, take_times
 from data_schemas.channels import Catalogue
 from data_schemas.errors import InputError
 
+IMAGES = "images"
+IMAGE_LIST = "images/images.csv"
 _SEX = {"f": "female", "female": "female", "m": "male", "male": "male"}
 
 
@@ -31,11 +37,12 @@ class SourceDescription(BaseModel):
     synthetic: bool = Field(default=False, description="Whether the patients are not real")
 
 
-def read_export(path: Path, catalogue: Catalogue, rejections: Rejections) -> SourceTables:
+def read_export(files: SourceFiles, shard: PatientShard, catalogue: Catalogue, rejections: Rejections) -> SourceTables:
     """Read a hospital export.
 
     Args:
-        path: Its folder.
+        files: Its files.
+        shard: Whose rows to take.
         catalogue: Maps measurements to channels.
         rejections: Takes malformed rows and empty values.
 
@@ -45,36 +52,65 @@ def read_export(path: Path, catalogue: Catalogue, rejections: Rejections) -> Sou
     Raises:
         InputError: A file or column is not there, or a row is malformed and ``on_bad_row`` is "fail".
     """
-    described = _describe(path)
-    patients = _patients(path, rejections)
-    observations, not_used = _observations(path, described.time_zone, catalogue, rejections)
-    annotations = _optional(path, "annotations", ["mrn", "annotator", "label", "time"], described, rejections)
-    notes = _optional(path, "notes", ["mrn", "time", "text"], described, rejections)
-    image_files = sorted(file for file in (path / "images").rglob("*") if file.is_file() and file.suffix != ".csv")
-    listed = [path / "source.yaml", path / "patients.csv", *_observation_files(path)]
-    listed += [path / name for name in ("devices.csv", "notes.csv", "annotations.csv", "images/images.csv")]
+    described = _describe(files)
+    reading = _Reading(files, shard, described.time_zone, rejections)
+    patients = _patients(reading)
+    observations, not_used = _observations(reading, catalogue)
+    images = [name for name in files.below(IMAGES) if not name.endswith(".csv")]
+    listed = ["source.yaml", "patients.csv", *_observation_files(files)]
+    listed += ["devices.csv", "notes.csv", "annotations.csv", IMAGE_LIST]
     return SourceTables(
         patients=patients,
         observations=observations,
-        notes=notes,
-        images=_images(path, described, rejections),
-        annotations=annotations,
-        devices=_devices(path, catalogue, rejections),
+        notes=_optional(reading, "notes", ["time", "text"], filled="text"),
+        images=_images(reading, described),
+        annotations=_optional(reading, "annotations", ["annotator", "label", "time"], filled="label"),
+        devices=_devices(reading, catalogue),
         classes=described.classes,
         label_names=described.class_labels,
         not_used=not_used,
-        files=[file for file in listed if file.is_file()],
-        groups={"images": image_files} if image_files else {},
+        listed=[
+            *(FileGroup(name.rpartition("/")[2], files, [name]) for name in listed if name in files),
+            *([FileGroup("images", files, images, named=False)] if images else []),
+        ],
         provenance={"synthetic": described.synthetic},
     )
 
 
-def _describe(path: Path) -> SourceDescription:
-    file = path / "source.yaml"
-    if not file.is_file():
-        raise InputError("is not a hospital export: it has no source.yaml", file=str(path), remedy="Check the path")
+def export_patients(files: SourceFiles, rejections: Rejections) -> pd.Series:
+    """Return the keys of the patients of an export, in its order.
+
+    Args:
+        files: Its files.
+        rejections: Takes malformed rows.
+
+    Raises:
+        InputError: The file or a column is not there, or a row is malformed and ``on_bad_row`` is "fail".
+    """
+    return _patients(_Reading(files, WHOLE, "UTC", rejections))["key"]
+
+
+class _Reading(NamedTuple):
+    """What reading any file of the export takes."""
+
+    files: SourceFiles
+    shard: PatientShard
+    time_zone: str
+    rejections: Rejections
+
+    def table(self, name: str, required: list[str], rename: dict[str, str] | None = None) -> pd.DataFrame:
+        """Read one file, whose rows belong to patients."""
+        columns = TextColumns(["mrn", *required], key="mrn", rename=rename or {})
+        return read_text_table(self.files, name, columns, self.rejections, self.shard)
+
+
+def _describe(files: SourceFiles) -> SourceDescription:
+    if "source.yaml" not in files:
+        problem = "is not a hospital export: it has no source.yaml"
+        raise InputError(problem, file=files.location, remedy="Check the path")
     try:
-        return SourceDescription.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+        text = files.path("source.yaml").read_text(encoding="utf-8")
+        return SourceDescription.model_validate(yaml.safe_load(text) or {})
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError("is not YAML", file="source.yaml", remedy="Mend the file") from error
     except ValidationError as error:
@@ -83,8 +119,9 @@ def _describe(path: Path) -> SourceDescription:
         raise InputError(first["msg"], file="source.yaml", field=field, remedy="Mend the file") from error
 
 
-def _patients(path: Path, rejections: Rejections) -> pd.DataFrame:
-    table = read_text_table(path / "patients.csv", "patients.csv", ["mrn"], rejections)
+def _patients(reading: _Reading) -> pd.DataFrame:
+    rejections = reading.rejections
+    table = reading.table("patients.csv", [])
     table = table.reindex(columns=["mrn", "sex", "birth_date", "site", "file", "row"], fill_value="")
     # A birth date may be absent; one that is written and does not parse is a fault.
     born = take_times(table[table["birth_date"] != ""], rejections, "UTC", column="birth_date")["birth_date"]
@@ -106,25 +143,21 @@ def _patients(path: Path, rejections: Rejections) -> pd.DataFrame:
     )
 
 
-def _observation_files(path: Path) -> list[Path]:
-    folder = path / "observations"
-    return sorted(file for file in folder.rglob("*") if file.name.endswith((".csv", ".csv.gz", ".parquet")))
+def _observation_files(files: SourceFiles) -> list[str]:
+    return files.below("observations", ".csv", ".csv.gz", ".parquet")
 
 
-def _observations(
-    path: Path, time_zone: str, catalogue: Catalogue, rejections: Rejections
-) -> tuple[pd.DataFrame, dict[str, int]]:
+def _observations(reading: _Reading, catalogue: Catalogue) -> tuple[pd.DataFrame, dict[str, int]]:
     """Return the observations, and how many rows hold each measurement that no channel stands for."""
-    files = _observation_files(path)
+    files, rejections = _observation_files(reading.files), reading.rejections
     if not files:
         raise InputError("has no *.csv or *.parquet file", file="observations", remedy="Check the export")
-    required = ["mrn", "device_id", "measurement", "time", "value", "unit"]
-    parts = [read_text_table(file, file.relative_to(path).as_posix(), required, rejections) for file in files]
-    table = pd.concat(parts, ignore_index=True)
+    required = ["device_id", "measurement", "time", "value", "unit"]
+    table = pd.concat([reading.table(file, required) for file in files], ignore_index=True)
     channels = {name: catalogue.by_name.get(name.casefold(), ()) for name in table["measurement"].unique()}
     known = table["measurement"].isin([name for name, found in channels.items() if found])
     not_used = {str(name): int(count) for name, count in table.loc[~known, "measurement"].value_counts().items()}
-    table = take_times(table[known], rejections, time_zone)
+    table = take_times(table[known], rejections, reading.time_zone)
     paired = table["measurement"].isin([name for name, found in channels.items() if len(found) == 2])
     single = take_numbers(table[~paired], rejections)
     parts = [single.assign(channel=map_values(single["measurement"], {n: c[0] for n, c in channels.items() if c}))]
@@ -138,32 +171,38 @@ def _observations(
     return build_table("observations", key=rows["mrn"], **columns), not_used
 
 
-def _optional(
-    path: Path, name: str, columns: list[str], described: SourceDescription, rejections: Rejections
-) -> pd.DataFrame:
-    """Read notes.csv or annotations.csv where the export has it."""
-    if not (path / f"{name}.csv").is_file():
+def _optional(reading: _Reading, name: str, columns: list[str], filled: str) -> pd.DataFrame:
+    """Read notes.csv or annotations.csv where the export has it; rows with an empty column ``filled`` are listed."""
+    if f"{name}.csv" not in reading.files:
         return build_table(name)
-    table = read_text_table(path / f"{name}.csv", f"{name}.csv", columns, rejections)
-    blank = table[columns[-1] if name == "notes" else "label"] == ""
-    rejections.add(table[blank], "text" if name == "notes" else "label", ABSENT)
-    table = take_times(table[~blank], rejections, described.time_zone).rename(columns={"mrn": "key"})
-    return build_table(name, **{column: table[column] for column in ("key", *columns[1:], "file", "row")})
+    table = reading.table(f"{name}.csv", columns)
+    blank = table[filled] == ""
+    reading.rejections.add(table[blank], filled, ABSENT)
+    table = take_times(table[~blank], reading.rejections, reading.time_zone).rename(columns={"mrn": "key"})
+    return build_table(name, **{column: table[column] for column in ("key", *columns, "file", "row")})
 
 
-def _images(path: Path, described: SourceDescription, rejections: Rejections) -> pd.DataFrame:
-    name = "images/images.csv"
-    if not (path / name).is_file():
+def _images(reading: _Reading, described: SourceDescription) -> pd.DataFrame:
+    if IMAGE_LIST not in reading.files:
         return build_table("images")
-    table = read_text_table(path / name, name, ["mrn", "time", "file"], rejections, rename={"file": "image"})
-    table = take_times(table, rejections, described.time_zone)
-    folder = (path / "images").resolve()
-    paths = table["image"].map(lambda image: (folder / image).resolve())
-    outside = ~paths.map(lambda image: image.is_relative_to(folder)).astype(bool)
-    rejections.malformed(
-        table[outside], "file", "leads out of the images folder", remedy="Name a file beside images.csv"
+    table = reading.table(IMAGE_LIST, ["time", "file"], rename={"file": "image"})
+    table = take_times(table, reading.rejections, reading.time_zone)
+    names = [posixpath.normpath(posixpath.join(IMAGES, image)) for image in table["image"]]
+    known = [name for name in dict.fromkeys(names) if name in reading.files]
+    paths = dict(zip(known, reading.files.paths(known), strict=True))
+    folder = reading.files.path(IMAGE_LIST).resolve().parent
+    inside = np.array(
+        [
+            name.startswith(f"{IMAGES}/") and (name not in paths or paths[name].resolve().is_relative_to(folder))
+            for name in names
+        ],
+        dtype=bool,
     )
-    table = table.assign(path=paths.astype(str))[~outside]
+    reading.rejections.malformed(
+        table[~inside], "file", "leads out of the images folder", remedy="Name a file beside images.csv"
+    )
+    # An empty path stands for a file that is not there.
+    table = table.assign(path=[str(paths.get(name, "")) for name in names])[inside]
     modality = table["modality"] if "modality" in table else pd.Series("", index=table.index)
     return build_table(
         "images",
@@ -176,14 +215,15 @@ def _images(path: Path, described: SourceDescription, rejections: Rejections) ->
     )
 
 
-def _devices(path: Path, catalogue: Catalogue, rejections: Rejections) -> pd.DataFrame:
+def _devices(reading: _Reading, catalogue: Catalogue) -> pd.DataFrame:
     """Return calibration certificates by channel; a blood pressure's holds for both of its channels."""
-    if not (path / "devices.csv").is_file():
+    # Certificates belong to no patient: the first shard has them all.
+    if "devices.csv" not in reading.files or not reading.shard.first:
         return build_table("devices")
     required = ["device_id", "measurement", "gain", "bias", "clock_offset_seconds"]
-    table = read_text_table(path / "devices.csv", "devices.csv", required, rejections)
+    table = read_text_table(reading.files, "devices.csv", TextColumns(required), reading.rejections)
     for column in required[2:]:
-        table = take_numbers(table, rejections, column)
+        table = take_numbers(table, reading.rejections, column)
     channels = table["measurement"].str.casefold().map(catalogue.by_name)
     table = table.assign(channel=channels)[channels.notna()].explode("channel")
     return build_table("devices", **{name: table[name] for name in ("device_id", "channel", *required[2:])})

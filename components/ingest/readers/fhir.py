@@ -8,23 +8,37 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
+import re
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from components.ingest.readers.fhir_files import Resource, fhir_files, read_resources
+from components.ingest.locations import SourceFiles
+from components.ingest.patient_shard import PatientShard
+from components.ingest.readers.fhir_files import (
+    FhirFile,
+    Piece,
+    Resource,
+    fhir_files,
+    folder_name,
+    parse_piece,
+    read_pieces,
+)
 from components.ingest.rejections import ABSENT, Rejections
 from components.ingest.settings import FhirSource
-from components.ingest.source_tables import SourceTables, build_table, constant
+from components.ingest.source_tables import FileGroup, SourceTables, build_table, constant
 from components.ingest.tabular import parse_times, split_pressures, take_numbers, take_times
 from data_schemas.channels import Catalogue
 from data_schemas.errors import InputError
 
 LOINC = "http://loinc.org"
 CHIEF_COMPLAINT = "8661-1"
+_PATIENT_OR_BUNDLE = re.compile(r'"resourceType"\s*:\s*"(?:Patient|Bundle)"')
+_REFERENCE = re.compile(r'"reference"\s*:\s*"((?:[^"\\]|\\.)*)"')
 _RETRACTED = {"entered-in-error", "cancelled"}
 _WITHDRAWN = "entered in error or cancelled"
 _NO_IDENTIFIER = "patient has no identifier of the chosen system"
@@ -42,12 +56,24 @@ class _Item(NamedTuple):
     row: int
 
 
-def read_fhir(settings: FhirSource, path: Path, catalogue: Catalogue, rejections: Rejections) -> SourceTables:
+def read_fhir(
+    settings: FhirSource,
+    files: SourceFiles,
+    people: FhirPatients | None,
+    shard: PatientShard,
+    catalogue: Catalogue,
+    rejections: Rejections,
+) -> SourceTables:
     """Read a folder of FHIR files.
+
+    Every shard goes through all files. Of ndjson files it parses the lines that name a patient of its own; bundles are
+    parsed by every shard.
 
     Args:
         settings: The source's settings.
-        path: The folder, or one file.
+        files: The folder, or one file.
+        people: All patients of the source; not needed for a single shard.
+        shard: Whose rows to take.
         catalogue: Maps LOINC codes to channels.
         rejections: Takes resources that cannot be used.
 
@@ -57,13 +83,14 @@ def read_fhir(settings: FhirSource, path: Path, catalogue: Catalogue, rejections
     Raises:
         InputError: There is no FHIR file, one cannot be read, or a resource is malformed and ``on_bad_row`` is "fail".
     """
-    files = fhir_files(path)
+    listed = fhir_files(files)
     patients: list[Resource] = []
     items: list[_Item] = []
     texts: list[_Item] = []
     not_used: Counter[str] = Counter()
     withdrawn: list[Resource] = []
-    for resource in read_resources(files, rejections):
+    owner = _Everything() if people is None or shard.whole else _Owner(people, shard, settings)
+    for resource in _resources(files, listed, owner, rejections):
         kind = resource.content.get("resourceType")
         if kind == "Patient":
             patients.append(resource)
@@ -76,20 +103,140 @@ def read_fhir(settings: FhirSource, path: Path, catalogue: Catalogue, rejections
     rejections.add(
         pd.DataFrame({"file": [r.file for r in withdrawn], "row": [r.row for r in withdrawn]}), "status", _WITHDRAWN
     )
-    people, keys = _patients(patients, settings, rejections)
+    rows = _patient_rows(patients, settings, rejections)
+    if shard.whole:
+        _check_patients(rows)
+    keys = _keys(rows) if people is None else people.keys
     return SourceTables(
-        patients=people,
+        patients=_patients(rows),
         observations=_observations(items, keys, settings, catalogue, rejections),
         notes=_notes(texts, keys, settings, rejections),
         not_used=dict(not_used),
-        files=[file.path for file in files if file.named],
-        groups=_groups([file.path for file in files if not file.named]),
+        listed=[
+            *(FileGroup(file.label, files, [file.name]) for file in listed if file.named),
+            *_groups(files, [file.name for file in listed if not file.named]),
+        ],
     )
 
 
-def _groups(paths: list[Path]) -> dict[str, list[Path]]:
-    folders = dict.fromkeys(path.parent for path in paths)
-    return {folder.name: [path for path in paths if path.parent == folder] for folder in folders}
+def _groups(files: SourceFiles, names: list[str]) -> list[FileGroup]:
+    folders: dict[str, list[str]] = {}
+    for name in names:
+        folders.setdefault(name.rpartition("/")[0], []).append(name)
+    return [FileGroup(folder_name(files, own[0]), files, own, named=False) for own in folders.values()]
+
+
+@dataclass(frozen=True)
+class FhirPatients:
+    """All patients of a source.
+
+    Attributes:
+        keys: Each one's key by resource id, and by id in references.
+        listed: Keys in the order of the files.
+    """
+
+    keys: dict[str, str]
+    listed: pd.Series
+
+
+def list_fhir_patients(settings: FhirSource, files: SourceFiles, rejections: Rejections) -> FhirPatients:
+    """List the patients of a source; of ndjson files, only lines with a patient or a bundle are parsed.
+
+    Args:
+        settings: The source's settings.
+        files: The folder, or one file.
+        rejections: Takes patients without a key.
+
+    Returns:
+        The patients.
+
+    Raises:
+        InputError: There is no FHIR file, one cannot be read, or none holds a patient with the chosen key.
+    """
+    ignored = Rejections("reject")
+    found = [
+        resource
+        for piece in read_pieces(files, fhir_files(files))
+        if not piece.is_line or _PATIENT_OR_BUNDLE.search(piece.text)
+        for resource in parse_piece(piece, ignored, lambda piece: False)
+        if resource.content.get("resourceType") == "Patient"
+    ]
+    rows = _patient_rows(found, settings, rejections)
+    _check_patients(rows)
+    return FhirPatients(_keys(rows), rows["key"].drop_duplicates())
+
+
+class _Everything:
+    """The owner of all resources."""
+
+    def may_own_some(self, piece: Piece) -> bool:
+        return True
+
+    def is_home(self, piece: Piece) -> bool:
+        return True
+
+    def owns(self, resource: Resource, piece: Piece) -> bool:
+        return True
+
+
+class _Owner(_Everything):
+    """Tells which resources belong to a shard: those of its patients, and some that belong to no known patient.
+
+    Such a resource belongs to the shard of the first known patient whom its line or document refers to, or to the
+    first shard. So lines that name known patients, but none of this shard, need not be parsed.
+    """
+
+    def __init__(self, people: FhirPatients, shard: PatientShard, settings: FhirSource) -> None:
+        self._keys = people.keys
+        self._system = settings.identifier_system
+        self._first = shard.first
+        self._mine = set(people.listed[shard.takes(people.listed)])
+        # A document has many resources that are nobody's.
+        self._known_home: tuple[Piece | None, bool] = (None, False)
+
+    def _named(self, piece: Piece) -> list[str]:
+        """Keys of the known patients whom a piece refers to, in its order."""
+        found = (_unescape(text) for text in _REFERENCE.findall(piece.text))
+        return [key for text in found if (key := self._keys.get(_reference_id(text))) is not None]
+
+    def may_own_some(self, piece: Piece) -> bool:
+        if not piece.is_line or _PATIENT_OR_BUNDLE.search(piece.text):
+            return True
+        named = self._named(piece)
+        return any(key in self._mine for key in named) if named else self._first
+
+    def is_home(self, piece: Piece) -> bool:
+        if self._known_home[0] is not piece:
+            named = self._named(piece)
+            self._known_home = (piece, named[0] in self._mine if named else self._first)
+        return self._known_home[1]
+
+    def owns(self, resource: Resource, piece: Piece) -> bool:
+        content = resource.content
+        if content.get("resourceType") == "Patient":
+            key = _patient_key(content, self._system)
+        else:
+            key = self._keys.get(_subject_of(content))
+        return key in self._mine if key else self.is_home(piece)
+
+
+def _resources(
+    files: SourceFiles, listed: list[FhirFile], owner: _Everything, rejections: Rejections
+) -> Iterator[Resource]:
+    for piece in read_pieces(files, listed):
+        if owner.may_own_some(piece):
+            for resource in parse_piece(piece, rejections, owner.is_home):
+                if owner.owns(resource, piece):
+                    yield resource
+
+
+def _unescape(text: str) -> str:
+    if "\\" not in text:
+        return text
+    try:
+        return json.loads(f'"{text}"', strict=False)
+    except json.JSONDecodeError:
+        return text
 
 
 def _reference_id(reference: str) -> str:
@@ -97,10 +244,8 @@ def _reference_id(reference: str) -> str:
     return reference.split("/_history/")[0].rstrip("/").rsplit("/", 1)[-1].rsplit(":", 1)[-1]
 
 
-def _patients(
-    resources: list[Resource], settings: FhirSource, rejections: Rejections
-) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Return the patients, and each one's key by resource id."""
+def _patient_rows(resources: list[Resource], settings: FhirSource, rejections: Rejections) -> pd.DataFrame:
+    """Return one row a Patient resource that has a key."""
     rows = pd.DataFrame(
         {
             "id": [resource.content.get("id", "") for resource in resources],
@@ -116,7 +261,10 @@ def _patients(
     )
     nameless = rows["key"].isna() | (rows["key"] == "")
     rejections.add(rows[nameless], "identifier", _NO_IDENTIFIER)
-    rows = rows[~nameless]
+    return rows[~nameless]
+
+
+def _check_patients(rows: pd.DataFrame) -> None:
     if not len(rows):
         raise InputError(
             "hold no Patient with the chosen key",
@@ -124,11 +272,21 @@ def _patients(
             field="identifier_system",
             remedy="Check the folder, and the system of Patient.identifier",
         )
+
+
+def _keys(rows: pd.DataFrame) -> dict[str, str]:
+    """Return the patients' keys by resource id, and by id in references."""
     keys = dict(zip(rows["alias"], rows["key"], strict=True)) | dict(zip(rows["id"], rows["key"], strict=True))
+    # Outside of bundles there is no alias; an observation without a subject is nobody's.
+    keys.pop("", None)
+    return keys
+
+
+def _patients(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows.drop_duplicates("key")
     # Birth dates may be a year or a month alone; one that does not parse is as good as none.
     born = parse_times(rows["birth_date"]).dt.tz_localize(None)
-    table = build_table(
+    return build_table(
         "patients",
         key=rows["key"],
         sex=rows["sex"].where(rows["sex"].isin(["female", "male"]), "unknown"),
@@ -137,7 +295,6 @@ def _patients(
         file=rows["file"],
         row=rows["row"],
     )
-    return table, keys
 
 
 def _patient_key(patient: dict[str, Any], system: str | None) -> str | None:

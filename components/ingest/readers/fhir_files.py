@@ -5,13 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from components.ingest.locations import SourceFiles
 from components.ingest.rejections import Rejections
 from data_schemas.errors import InputError
 
@@ -25,14 +25,31 @@ class FhirFile:
     """One file of the source.
 
     Attributes:
-        path: Where it lies.
+        name: Its name in the source.
         label: How messages call it.
         named: Whether the label is its own name; a bundle's name often is the patient's.
     """
 
-    path: Path
+    name: str
     label: str
     named: bool
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A line of an ndjson file, or a whole document.
+
+    Attributes:
+        text: Its JSON.
+        file: Label of its file.
+        row: Line in an ndjson file, from 1; 1 for a document.
+        is_line: Whether it is a line.
+    """
+
+    text: str
+    file: str
+    row: int
+    is_line: bool
 
 
 @dataclass(frozen=True)
@@ -52,11 +69,11 @@ class Resource:
     row: int
 
 
-def fhir_files(path: Path) -> list[FhirFile]:
+def fhir_files(files: SourceFiles) -> list[FhirFile]:
     """List the FHIR files of a source, in name order.
 
     Args:
-        path: A folder, or one file.
+        files: A folder, or one file.
 
     Returns:
         At least one file.
@@ -64,64 +81,87 @@ def fhir_files(path: Path) -> list[FhirFile]:
     Raises:
         InputError: There is none.
     """
-    found = sorted(path.rglob("*")) if path.is_dir() else [path]
-    lines = [file for file in found if file.name.endswith(_LINES)]
-    documents = [file for file in found if file.name.endswith(_DOCUMENTS)]
-    folders = [file.parent for file in documents]
-    labels = [
-        f"{folder.name}, file {position - folders.index(folder) + 1} in name order"
-        for position, folder in enumerate(folders)
-    ]
-    files = [FhirFile(file, file.name, named=True) for file in lines]
-    files += [FhirFile(file, label, named=False) for file, label in zip(documents, labels, strict=True)]
-    if not files:
-        raise InputError("has no .ndjson or .json file", file=path.name, remedy="Check the path in the settings")
-    return files
+    lines = files.below("", *_LINES)
+    documents = files.below("", *_DOCUMENTS)
+    found = [FhirFile(name, name.rpartition("/")[2], named=True) for name in lines]
+    seen: dict[str, int] = {}
+    for name in documents:
+        folder = folder_name(files, name)
+        seen[folder] = seen.get(folder, 0) + 1
+        found.append(FhirFile(name, f"{folder}, file {seen[folder]} in name order", named=False))
+    if not found:
+        raise InputError("has no .ndjson or .json file", file=files.name, remedy="Check the path in the settings")
+    return found
 
 
-def read_resources(files: list[FhirFile], rejections: Rejections) -> Iterator[Resource]:
-    """Yield all resources, file by file.
+def folder_name(files: SourceFiles, name: str) -> str:
+    """Return the name of the folder that a file lies in.
 
     Args:
+        files: The source.
+        name: The file.
+    """
+    folder = name.rpartition("/")[0]
+    return folder.rpartition("/")[2] or files.name
+
+
+def read_pieces(source: SourceFiles, files: list[FhirFile]) -> Iterator[Piece]:
+    """Yield lines and documents, file by file; a file of lines is never held as a whole.
+
+    Args:
+        source: Where the files are.
         files: From ``fhir_files``.
-        rejections: Takes lines and documents that are not JSON.
 
     Yields:
-        Resources in the order of the files.
+        Pieces in the order of the files; blank lines are left out.
 
     Raises:
-        InputError: A file cannot be decompressed, or is not JSON and ``on_bad_row`` is "fail".
+        InputError: A file cannot be decompressed, or is not UTF-8.
     """
     for file in files:
-        text = _read_text(file)
-        if file.path.name.endswith(_LINES):
-            pieces = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-        else:
-            pieces = [(1, text)]
-        for row, piece in pieces:
-            try:
-                content = json.loads(piece)
-            except json.JSONDecodeError:
-                content = None
-            if not isinstance(content, dict):
-                rejections.malformed(
-                    pd.DataFrame({"file": [file.label], "row": [row]}), "(all)", _BROKEN, remedy="Export the file again"
-                )
-            elif content.get("resourceType") == "Bundle":
-                yield from _entries(content, file.label)
-            else:
-                yield Resource(content, "", file.label, row)
+        path = source.path(file.name)
+        try:
+            with gzip.open(path) if file.name.endswith(".gz") else path.open("rb") as stream:
+                if not file.name.endswith(_LINES):
+                    yield Piece(stream.read().decode("utf-8-sig"), file.label, 1, is_line=False)
+                    continue
+                for row, line in enumerate(stream, start=1):
+                    text = line.decode("utf-8-sig" if row == 1 else "utf-8")
+                    if text.strip():
+                        yield Piece(text, file.label, row, is_line=True)
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+            raise InputError(
+                "is truncated or not UTF-8 text", file=file.label, remedy="Export the file again"
+            ) from error
 
 
-def _entries(bundle: dict[str, Any], label: str) -> Iterator[Resource]:
-    for row, entry in enumerate(bundle.get("entry", []), start=1):
-        if isinstance(entry.get("resource"), dict):
-            yield Resource(entry["resource"], entry.get("fullUrl", ""), label, row)
+def parse_piece(piece: Piece, rejections: Rejections, is_reported: Callable[[Piece], bool]) -> list[Resource]:
+    """Return the resources of a line or document.
 
+    Args:
+        piece: The line or document.
+        rejections: Takes what is not JSON.
+        is_reported: Tells whether such a piece is to be reported here.
 
-def _read_text(file: FhirFile) -> str:
+    Returns:
+        The resource, or those of a bundle; none where the piece is not JSON.
+
+    Raises:
+        InputError: It is not JSON and ``on_bad_row`` is "fail".
+    """
     try:
-        data = file.path.read_bytes()
-        return (gzip.decompress(data) if file.path.name.endswith(".gz") else data).decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise InputError("is truncated or not UTF-8 text", file=file.label, remedy="Export the file again") from error
+        content = json.loads(piece.text)
+    except json.JSONDecodeError:
+        content = None
+    if not isinstance(content, dict):
+        if is_reported(piece):
+            place = pd.DataFrame({"file": [piece.file], "row": [piece.row]})
+            rejections.malformed(place, "(all)", _BROKEN, remedy="Export the file again")
+        return []
+    if content.get("resourceType") != "Bundle":
+        return [Resource(content, "", piece.file, piece.row)]
+    return [
+        Resource(entry["resource"], entry.get("fullUrl", ""), piece.file, row)
+        for row, entry in enumerate(content.get("entry", []), start=1)
+        if isinstance(entry.get("resource"), dict)
+    ]

@@ -6,7 +6,9 @@ Gender, Height, ICUType, Weight) stand at 00:00; -1 means missing there. All sta
 
 from __future__ import annotations
 
+import re
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from components.ingest.locations import SourceFiles
+from components.ingest.patient_shard import PatientShard
 from components.ingest.rejections import Rejections
 from components.ingest.settings import PhysioNet2012Source
-from components.ingest.source_tables import SourceTables, build_table, constant, map_values
-from components.ingest.tabular import read_text_table
+from components.ingest.source_tables import FileGroup, SourceTables, build_table, constant, map_values
+from components.ingest.tabular import TextColumns, read_text_table
 from data_schemas.channels import Catalogue
 from data_schemas.errors import InputError
 
@@ -27,18 +31,27 @@ DEATH = {"0": "survived", "1": "died"}
 
 _MISSING = "missing descriptor (-1)"
 _HEADER = "Time,Parameter,Value"
+_RECORD_LINE = re.compile(rb"^.*,RecordID,.*$", re.MULTILINE)
 _PATIENT = ["RecordID", "Age", "Gender", "ICUType"]
 
 
 def read_physionet2012(
-    settings: PhysioNet2012Source, path: Path, outcomes: Path | None, catalogue: Catalogue, rejections: Rejections
+    settings: PhysioNet2012Source,
+    files: SourceFiles,
+    outcomes: tuple[SourceFiles, str] | None,
+    shard: PatientShard,
+    catalogue: Catalogue,
+    rejections: Rejections,
 ) -> SourceTables:
     """Read an archive or a folder of ICU stays.
 
+    Every shard opens every file for its record number; only the lines of its own stays are parsed.
+
     Args:
         settings: The source's settings.
-        path: ``set-a.tar.gz``, or a folder with the text files.
-        outcomes: ``Outcomes-a.txt``; needed where the label is the in-hospital death.
+        files: ``set-a.tar.gz``, or a folder with the text files.
+        outcomes: Where ``Outcomes-a.txt`` is, and its name; needed where the label is the in-hospital death.
+        shard: Whose rows to take.
         catalogue: Maps parameters to channels.
         rejections: Takes malformed lines and missing descriptors.
 
@@ -48,12 +61,14 @@ def read_physionet2012(
     Raises:
         InputError: The archive is broken or holds no stay; a line is malformed and ``on_bad_row`` is "fail".
     """
-    texts = _file_texts(path)
-    if not texts:
-        raise InputError("holds no text file of an ICU stay", file=path.name, remedy="Give set-a.tar.gz or its folder")
-    lines = _split_lines(texts, path.name, rejections)
+    texts = _read_stays(files) if shard.whole else {}
+    stays = _find_stays(texts or _read_stays(files, _record_lines), files.name)
+    taken = shard.takes(stays["key"].where(stays["position_key"] >= 0, ""))
+    chosen = stays.loc[taken, "name"].tolist()
+    texts = texts or _read_stays(files, chosen=frozenset(chosen))
+    lines = _split_lines([texts[name] for name in chosen], np.flatnonzero(taken), files.name, rejections)
     lines = _take_numbers(_take_minutes(lines, rejections), rejections)
-    stays = _stays(lines, len(texts), path.name, rejections)
+    _reject_nameless(stays[taken], files.name, rejections)
     lines = lines.assign(
         key=pd.Categorical.from_codes(stays["position_key"].to_numpy()[lines["stay"]], pd.Index(stays["key"]))
     )
@@ -66,55 +81,118 @@ def read_physionet2012(
     rejections.add(lines[missing], lines.loc[missing, "parameter"], _MISSING)
     lines = lines[~missing]
     tables = SourceTables(
-        patients=_patients(lines, path.name),
+        patients=_patients(lines, files.name),
         observations=_observations(lines, catalogue),
         not_used=_not_used(lines, catalogue),
+        listed=[FileGroup(files.name, files, _all_names(files), named=files.single)],
     )
-    if path.is_file():
-        tables.files.append(path)
-    else:
-        tables.groups[path.name] = sorted(path.rglob("*.txt"))
     if settings.label == "icu_type":
         tables.labels = _icu_types(lines)
         tables.label_names, tables.classes = ICU_TYPES, list(ICU_TYPES.values())
     elif outcomes is not None:
-        tables.labels = _outcomes(outcomes, rejections)
+        tables.labels = _outcomes(*outcomes, shard, rejections)
         tables.label_names, tables.classes = DEATH, list(DEATH.values())
-        tables.files.append(outcomes)
+        tables.listed.append(FileGroup(outcomes[1], outcomes[0], [outcomes[1]]))
     return tables
 
 
-def _file_texts(path: Path) -> list[bytes]:
-    """Return the content of each stay's file, in name order."""
-    if path.is_dir():
-        files = [file for file in path.rglob("*.txt") if not file.name.startswith("Outcomes")]
-        return [file.read_bytes() for file in sorted(files, key=lambda file: file.name)]
+def physionet2012_patients(files: SourceFiles, rejections: Rejections) -> pd.Series:
+    """Return the record numbers of all stays; nothing else of their files is parsed.
+
+    Args:
+        files: ``set-a.tar.gz``, or a folder with the text files.
+        rejections: Takes stays that have no record number of their own.
+
+    Returns:
+        Record numbers in the order of the file names.
+
+    Raises:
+        InputError: The archive is broken or holds no stay.
+    """
+    stays = _find_stays(_read_stays(files, _record_lines), files.name)
+    named = stays["position_key"] >= 0
+    _reject_nameless(stays[~named], files.name, rejections)
+    return stays.loc[named, "key"]
+
+
+def _all_names(files: SourceFiles) -> list[str]:
+    return files.names if files.single else files.below("", ".txt")
+
+
+def _whole_text(text: bytes) -> bytes:
+    return text
+
+
+def _record_lines(text: bytes) -> bytes:
+    return b"\n".join(_RECORD_LINE.findall(text))
+
+
+def _read_stays(
+    files: SourceFiles, part: Callable[[bytes], bytes] = _whole_text, chosen: frozenset[str] | None = None
+) -> dict[str, bytes]:
+    """Return a part of the files of all stays, or of some, by name and in the order of the names."""
+    if files.single:
+        texts = _read_archive(files.path(files.names[0]), part, chosen)
+    else:
+        names = [name for name in _all_names(files) if chosen is None or name in chosen]
+        texts = {name: part(path.read_bytes()) for name, path in zip(names, files.paths(names), strict=True)}
+    base = {name: name.rpartition("/")[2] for name in texts}
+    stays = sorted((name for name in texts if not base[name].startswith("Outcomes")), key=lambda name: base[name])
+    if not stays and chosen is None:
+        remedy = "Give set-a.tar.gz or its folder"
+        raise InputError("holds no text file of an ICU stay", file=files.name, remedy=remedy)
+    return {name: texts[name] for name in stays}
+
+
+def _read_archive(path: Path, part: Callable[[bytes], bytes], chosen: frozenset[str] | None) -> dict[str, bytes]:
     try:
         with tarfile.open(path, "r|*") as archive:
-            members = {
-                Path(member.name).name: content.read()
+            return {
+                name: part(content.read())
                 for member in archive
                 if member.isfile() and member.name.endswith(".txt")
+                if (name := Path(member.name).name) and (chosen is None or name in chosen)
                 if (content := archive.extractfile(member)) is not None
             }
     except (tarfile.TarError, EOFError, OSError) as error:
         raise InputError("is not a readable tar archive", file=path.name, remedy="Download it again") from error
-    return [members[name] for name in sorted(members) if not name.startswith("Outcomes")]
 
 
-def _split_lines(texts: list[bytes], source: str, rejections: Rejections) -> pd.DataFrame:
-    """Return one row a line: stay (position of the file), row, time, parameter, value."""
-    names = pd.Index([f"{source}, file {position} in name order" for position in range(1, len(texts) + 1)])
+def _find_stays(texts: dict[str, bytes], source: str) -> pd.DataFrame:
+    """Return name and record number of each file: ``key``, and ``position_key`` = its position or -1 without one.
+
+    A number that another file has already is none; so is one whose line cannot be used.
+    """
+    ignored = Rejections("reject")
+    records = _split_lines([_record_lines(text) for text in texts.values()], np.arange(len(texts)), source, ignored)
+    records = _take_numbers(_take_minutes(records, ignored), ignored)
+    numbered = records[records["parameter"] == "RecordID"].drop_duplicates("stay").set_index("stay")["text"]
+    keys = numbered.astype(str).reindex(range(len(texts)))
+    nameless = keys.isna() | (keys.duplicated() & keys.notna())
+    return pd.DataFrame(
+        {
+            "name": list(texts),
+            # Categories must differ, also those of files that are left out.
+            "key": keys.where(~nameless, pd.Series([f"#{i}" for i in range(len(texts))])),
+            "position_key": np.where(nameless, -1, np.arange(len(texts))),
+        }
+    )
+
+
+def _split_lines(texts: list[bytes], stays: np.ndarray, source: str, rejections: Rejections) -> pd.DataFrame:
+    """Return one row a line of some stays, given their positions: stay, row, time, parameter, value."""
+    names = pd.Index([_label(source, stay) for stay in stays])
     array = pa.array([text.decode("utf-8", errors="replace") for text in texts], pa.large_string())
     split = pc.split_pattern(array, "\n")
-    stay = pc.list_parent_indices(split).to_numpy()
+    part = pc.list_parent_indices(split).to_numpy()
     line = pc.utf8_trim_whitespace(pc.list_flatten(split))
     starts = np.concatenate([[0], np.cumsum(pc.list_value_length(split).to_numpy())])[:-1]
-    row = np.arange(len(line)) - starts[stay] + 1
+    row = np.arange(len(line)) - starts[part] + 1
     used = pc.and_(pc.not_equal(line, _HEADER), pc.not_equal(line, "")).to_numpy(zero_copy_only=False)
     fields = pc.split_pattern(line.filter(pa.array(used)), ",")
     whole = pc.equal(pc.list_value_length(fields), 3).to_numpy(zero_copy_only=False)
-    where = pd.DataFrame({"file": pd.Categorical.from_codes(stay[used], names), "row": row[used], "stay": stay[used]})
+    part = part[used]
+    where = pd.DataFrame({"file": pd.Categorical.from_codes(part, names), "row": row[used], "stay": stays[part]})
     rejections.malformed(where[~whole], "(all)", "is not Time,Parameter,Value", remedy="Mend the line")
     flat = pc.list_flatten(fields.filter(pa.array(whole)))
     columns = {}
@@ -150,23 +228,15 @@ def _take_numbers(lines: pd.DataFrame, rejections: Rejections) -> pd.DataFrame:
     return lines.assign(value=values)[~bad]
 
 
-def _stays(lines: pd.DataFrame, count: int, source: str, rejections: Rejections) -> pd.DataFrame:
-    """Return the record number of each file: ``key``, and ``position_key`` = its position or -1 where it has none."""
-    records = lines[lines["parameter"] == "RecordID"].drop_duplicates("stay").set_index("stay")["text"].astype(str)
-    keys = records.reindex(range(count))
-    repeated = keys.duplicated() & keys.notna()
-    nameless = keys.isna() | repeated
-    where = pd.DataFrame(
-        {"file": [f"{source}, file {position + 1} in name order" for position in keys.index[nameless]], "row": 1}
-    )
+def _label(source: str, stay: int) -> str:
+    """Return how messages call a file, whose own name is the patient's."""
+    return f"{source}, file {stay + 1} in name order"
+
+
+def _reject_nameless(stays: pd.DataFrame, source: str, rejections: Rejections) -> None:
+    nameless = stays.index[stays["position_key"] < 0]
+    where = pd.DataFrame({"file": [_label(source, stay) for stay in nameless], "row": 1})
     rejections.malformed(where, "RecordID", "is missing, or that of another file", remedy="Give each stay its own")
-    return pd.DataFrame(
-        {
-            # Categories must differ, also those of files that are left out.
-            "key": keys.where(~nameless, pd.Series([f"#{i}" for i in range(count)])),
-            "position_key": np.where(nameless, -1, np.arange(count)),
-        }
-    )
 
 
 def _patients(lines: pd.DataFrame, source: str) -> pd.DataFrame:
@@ -220,8 +290,9 @@ def _icu_types(lines: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _outcomes(path: Path, rejections: Rejections) -> pd.DataFrame:
-    table = read_text_table(path, path.name, ["RecordID", "In-hospital_death"], rejections)
+def _outcomes(files: SourceFiles, name: str, shard: PatientShard, rejections: Rejections) -> pd.DataFrame:
+    columns = TextColumns(["RecordID", "In-hospital_death"], key="RecordID")
+    table = read_text_table(files, name, columns, rejections, shard)
     return build_table(
         "labels", key=table["RecordID"], label=table["In-hospital_death"], file=table["file"], row=table["row"]
     )

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from components.ingest.images import decode_image, read_images
+from components.ingest import images as module
+from components.ingest.images import common_shape, decode_image, decode_images, read_images
 from components.ingest.rejections import Rejections
 from data_schemas.errors import InputError
 
@@ -22,6 +23,13 @@ def _index(paths):
             "row": range(2, count + 2),
         }
     )
+
+
+def _read(index, size, rejections, folder):
+    """Decode, and bring to the shape that the cohort would have."""
+    decoded = decode_images(index, size, folder / "pixels.f32", rejections)
+    parts = list(read_images(decoded, folder / "pixels.f32", common_shape(decoded)))
+    return decoded, np.concatenate(parts)
 
 
 @pytest.mark.parametrize(
@@ -52,9 +60,8 @@ def test_grey_is_repeated_beside_colours_and_the_common_size_wins(tmp_path):
     Image.new("L", (4, 2), 51).save(tmp_path / "grey.png")
     Image.new("RGB", (4, 2), (255, 0, 0)).save(tmp_path / "red.png")
     Image.new("L", (9, 9), 102).save(tmp_path / "large.png")
-    index, images = read_images(
-        _index([tmp_path / n for n in ("grey.png", "red.png", "large.png")]), None, Rejections("fail")
-    )
+    paths = [tmp_path / n for n in ("grey.png", "red.png", "large.png")]
+    index, images = _read(_index(paths), None, Rejections("fail"), tmp_path)
     assert images.shape == (3, 2, 4, 3)
     np.testing.assert_allclose(images[0], 0.2, atol=1e-6)
     np.testing.assert_allclose(images[2], 0.4, atol=1e-6)
@@ -67,7 +74,7 @@ def test_resizing_stays_within_the_range_of_the_image(tmp_path_factory, seed, si
     path = tmp_path_factory.mktemp("images") / "a.png"
     array = np.random.default_rng(seed).integers(20, 200, (17, 23), dtype=np.uint8)
     Image.fromarray(array).save(path)
-    _, images = read_images(_index([path]), size, Rejections("fail"))
+    _, images = _read(_index([path]), size, Rejections("fail"), path.parent)
     assert images.shape == (1, *size, 1)
     assert images.min() >= array.min() / 255 - 1e-6
     assert images.max() <= array.max() / 255 + 1e-6
@@ -81,9 +88,27 @@ def test_files_that_are_no_image(tmp_path, content):
         content = path.read_bytes()[:400]
     path.write_bytes(content)
     with pytest.raises(InputError, match="i, row 2, field file: image is truncated or cannot be read"):
-        read_images(_index([path]), None, Rejections("fail"))
+        decode_images(_index([path]), None, tmp_path / "pixels.f32", Rejections("fail"))
     rejections = Rejections("reject")
-    index, images = read_images(_index([path]), None, rejections)
-    assert index.empty
-    assert images is None
+    assert decode_images(_index([path]), None, tmp_path / "pixels.f32", rejections).empty
     assert len(rejections.table()) == 1
+
+
+def test_images_are_the_same_read_one_by_one_or_together(tmp_path, monkeypatch):
+    paths = [tmp_path / f"{number}.png" for number in range(7)]
+    for number, path in enumerate(paths):
+        size = (5, 4) if number in (2, 3) else (6, 4)
+        array = np.random.default_rng(number).integers(0, 255, size, dtype=np.uint8)
+        Image.fromarray(array).save(path)
+    (tmp_path / "4.png").write_bytes(b"")
+    _, together = _read(_index(paths), None, Rejections("reject"), tmp_path)
+    monkeypatch.setattr(module, "PIXELS", 30)
+    _, alone = _read(_index(paths), None, Rejections("reject"), tmp_path)
+    assert together.shape == (6, 6, 4, 1)
+    np.testing.assert_array_equal(together, alone)
+    np.testing.assert_array_equal(together[5], decode_image(paths[6]))
+
+
+def test_the_first_of_two_equally_common_sizes_wins():
+    shapes = pd.DataFrame({"height": [9, 2, 2, 9], "width": [9, 4, 4, 9], "depth": [1, 1, 3, 1]})
+    assert common_shape(shapes) == (9, 9, 3)

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from components.ingest.labels import DISAGREEMENT, adjudicate, annotator_agreement
+from components.ingest.labels import DISAGREEMENT, adjudicate, annotator_agreement, count_votes
 from components.ingest.rejections import Rejections
 from components.ingest.source_tables import build_table
 
@@ -54,8 +54,12 @@ def test_kappa_agrees_with_scikit_learn_and_leaves_the_adjudicator_out():
     rows = [(str(i), "a", label, 1) for i, label in enumerate(first)]
     rows += [(str(i), "b", label, 1) for i, label in enumerate(second)]
     rows += [("1", "adjudicator", "y", 2), ("only", "a", "x", 1)]
-    assert annotator_agreement(_annotations(*rows)) == pytest.approx(cohen_kappa_score(first, second))
+    expected = pytest.approx(cohen_kappa_score(first, second))
+    assert annotator_agreement(count_votes(_annotations(*rows), 0)) == expected
+    # Counts of two shards stand beside each other.
+    parts = [[row for row in rows if (row[0] in "012") is chosen] for chosen in (True, False)]
+    assert annotator_agreement([vote for part in parts for vote in count_votes(_annotations(*part), 0)]) == expected
 
 
 def test_kappa_of_a_single_annotator_is_not_defined():
-    assert annotator_agreement(_annotations(("p", "a", "x", 1), ("q", "a", "y", 1))) is None
+    assert annotator_agreement(count_votes(_annotations(("p", "a", "x", 1), ("q", "a", "y", 1)), 0)) is None

@@ -5,7 +5,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from components.ingest.locations import list_location, local_copy, source_digest
+from components.ingest.locations import SourceFiles, list_location, one_file, source_digest
 from components.ingest.settings import IngestSettings
 from data_schemas.errors import InputError
 
@@ -47,10 +47,35 @@ def test_single_object_and_removal_of_the_copy(bucket):
     bucket.put_object(Bucket="cohorts", Key="a/labels.csv", Body=b"x,y\n")
     bucket.put_object(Bucket="cohorts", Key="a/labels.csv.old", Body=b"x,y\n")
     with ExitStack() as stack:
-        path = local_copy("s3://cohorts/a/labels.csv", stack)
+        files, name = one_file("s3://cohorts/a/labels.csv", stack)
+        assert name == "labels.csv" and files.name == "labels.csv"
+        path = files.path(name)
         assert path.read_bytes() == b"x,y\n"
         assert [file.name for file in path.parent.iterdir()] == ["labels.csv"]
     assert not path.exists()
+
+
+def test_folder_is_no_single_file(bucket, tmp_path):
+    bucket.put_object(Bucket="cohorts", Key="a/labels.csv", Body=b"x,y\n")
+    (tmp_path / "a.csv").write_text("x,y\n")
+    for location in ("s3://cohorts/a", str(tmp_path)):
+        with ExitStack() as stack, pytest.raises(InputError, match="is a folder, not a file"):
+            one_file(location, stack)
+
+
+def test_objects_are_fetched_when_they_are_asked_for(bucket):
+    for name in ("b/two.csv", "one.csv", "b-c/three.parquet"):
+        bucket.put_object(Bucket="cohorts", Key=f"a/{name}", Body=name.encode())
+    with ExitStack() as stack:
+        files = SourceFiles("s3://cohorts/a", stack)
+        assert files.names == ["b/two.csv", "b-c/three.parquet", "one.csv"]
+        assert files.below("b", ".csv") == ["b/two.csv"] and files.size("one.csv") == 7
+        path = files.path("one.csv")
+        assert [file.name for file in path.parent.rglob("*")] == ["one.csv"]
+        with files.open("b/two.csv") as stream:
+            stream.seek(2)
+            assert stream.read() == b"two.csv"
+        assert [file.name for file in path.parent.rglob("*")] == ["one.csv"]
 
 
 def test_digest_of_a_prefix_follows_its_objects(bucket):
@@ -71,7 +96,7 @@ def test_absent_prefix_or_bucket(bucket, location):
 def test_object_name_cannot_lead_out_of_the_copy(bucket):
     bucket.put_object(Bucket="cohorts", Key="a/../../evil.csv", Body=b"1")
     with ExitStack() as stack, pytest.raises(InputError, match="leads out of the prefix"):
-        local_copy("s3://cohorts/a", stack)
+        SourceFiles("s3://cohorts/a", stack)
 
 
 def test_digest_of_a_folder_follows_names_sizes_and_times(tmp_path):
