@@ -24,7 +24,7 @@ from components.ingest.clean import (
 from components.ingest.digest import streams_digest
 from components.ingest.images import decode_images
 from components.ingest.labels import adjudicate, assign_labels, count_votes, read_label_file, take_known_labels
-from components.ingest.locations import SourceFiles, one_file, source_digest
+from components.ingest.locations import FileGroup, SourceFiles, one_file, source_digest
 from components.ingest.merge import merge_parts
 from components.ingest.parts import PIXELS_FILE, CohortPart, ListedSource, PartFacts, open_part, write_part
 from components.ingest.patient_shard import PatientShard
@@ -32,7 +32,7 @@ from components.ingest.pseudonyms import pseudonyms
 from components.ingest.readers import OpenSource, list_patients, open_source, read_source
 from components.ingest.rejections import Rejections
 from components.ingest.settings import IngestSettings
-from components.ingest.source_tables import FileGroup, SourceTables, build_table, stack_tables
+from components.ingest.source_tables import SourceTables, build_table, stack_tables
 from data_schemas.channels import Catalogue, load_catalogue
 from data_schemas.errors import InputError
 

@@ -14,7 +14,7 @@ from components.ingest.patient_shard import PatientShard
 from components.ingest.rejections import UNKNOWN_PATIENT, Rejections
 from components.ingest.settings import LabelSettings
 from components.ingest.source_tables import build_table
-from components.ingest.tabular import TextColumns, read_text_table
+from components.ingest.text_tables import TextColumns, read_text_table
 
 ADJUDICATOR = "adjudicator"
 DISAGREEMENT = "annotators disagree and nobody adjudicated"

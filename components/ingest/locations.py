@@ -216,6 +216,24 @@ class SourceFiles:
             raise InputError("cannot be read", file=name, remedy="Check credentials and network") from error
 
 
+@dataclass(frozen=True)
+class FileGroup:
+    """Source files that are one entry of the manifest.
+
+    Attributes:
+        name: How the manifest calls it.
+        files: Where the files are.
+        names: Their names there.
+        named: Whether it is a single file called by its own name; others are told by their number alone, because
+            their names may tell who the patients are.
+    """
+
+    name: str
+    files: SourceFiles
+    names: list[str]
+    named: bool = True
+
+
 def one_file(location: str, stack: ExitStack) -> tuple[SourceFiles, str]:
     """Return a location that has to be a single file, such as one of labels.
 

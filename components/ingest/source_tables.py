@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sized
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from pandas.api.types import pandas_dtype, union_categoricals
 
-from components.ingest.locations import SourceFiles
+if TYPE_CHECKING:
+    from components.ingest.locations import FileGroup
 
 TIME_DTYPE = "datetime64[us, UTC]"
 
@@ -129,24 +131,6 @@ def stack_tables(name: str, tables: list[pd.DataFrame]) -> pd.DataFrame:
         else:
             stacked[column] = pd.concat(parts, ignore_index=True)
     return pd.DataFrame(stacked)
-
-
-@dataclass(frozen=True)
-class FileGroup:
-    """Source files that are one entry of the manifest.
-
-    Attributes:
-        name: How the manifest calls it.
-        files: Where the files are.
-        names: Their names there.
-        named: Whether it is a single file called by its own name; others are told by their number alone, because
-            their names may tell who the patients are.
-    """
-
-    name: str
-    files: SourceFiles
-    names: list[str]
-    named: bool = True
 
 
 @dataclass

@@ -10,12 +10,13 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from components.ingest.locations import SourceFiles
+from components.ingest.locations import FileGroup, SourceFiles
 from components.ingest.patient_shard import WHOLE, PatientShard
 from components.ingest.rejections import ABSENT, Rejections
 from components.ingest.settings import TimeZone
-from components.ingest.source_tables import FileGroup, SourceTables, build_table, map_values
-from components.ingest.tabular import TextColumns, read_text_table, split_pressures, take_numbers, take_times
+from components.ingest.source_tables import SourceTables, build_table, map_values
+from components.ingest.tabular import split_pressures, take_numbers, take_times
+from components.ingest.text_tables import TextColumns, read_text_table
 from data_schemas.channels import Catalogue
 from data_schemas.errors import InputError
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from components.ingest.locations import SourceFiles
+from components.ingest.locations import FileGroup, SourceFiles
 from components.ingest.patient_shard import PatientShard
 from components.ingest.readers.fhir_files import (
     FhirFile,
@@ -30,7 +30,7 @@ from components.ingest.readers.fhir_files import (
 )
 from components.ingest.rejections import ABSENT, Rejections
 from components.ingest.settings import FhirSource
-from components.ingest.source_tables import FileGroup, SourceTables, build_table, constant
+from components.ingest.source_tables import SourceTables, build_table, constant
 from components.ingest.tabular import parse_times, split_pressures, take_numbers, take_times
 from data_schemas.channels import Catalogue
 from data_schemas.errors import InputError

@@ -14,12 +14,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.ingest.locations import SourceFiles
+from components.ingest.locations import FileGroup, SourceFiles
 from components.ingest.patient_shard import PatientShard
 from components.ingest.rejections import Rejections
 from components.ingest.settings import MedsSource
-from components.ingest.source_tables import FileGroup, SourceTables, build_table, constant
-from components.ingest.tabular import as_text, localise, shard_row_groups
+from components.ingest.source_tables import SourceTables, build_table, constant
+from components.ingest.tabular import localise
+from components.ingest.text_tables import as_text, shard_row_groups
 from data_schemas.channels import Catalogue
 from data_schemas.errors import InputError
 

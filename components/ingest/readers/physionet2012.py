@@ -16,12 +16,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.ingest.locations import SourceFiles
+from components.ingest.locations import FileGroup, SourceFiles
 from components.ingest.patient_shard import PatientShard
 from components.ingest.rejections import Rejections
 from components.ingest.settings import PhysioNet2012Source
-from components.ingest.source_tables import FileGroup, SourceTables, build_table, constant, map_values
-from components.ingest.tabular import TextColumns, read_text_table
+from components.ingest.source_tables import SourceTables, build_table, constant, map_values
+from components.ingest.text_tables import TextColumns, read_text_table
 from data_schemas.channels import Catalogue
 from data_schemas.errors import InputError
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from components.ingest.locations import SourceFiles
+from components.ingest.locations import FileGroup, SourceFiles
 from components.ingest.patient_shard import PatientShard
 from components.ingest.rejections import Rejections
 from components.ingest.settings import TableOneSource
-from components.ingest.source_tables import FileGroup, SourceTables, build_table, constant
-from components.ingest.tabular import TextColumns, read_text_table, split_pressures, take_numbers, take_times
+from components.ingest.source_tables import SourceTables, build_table, constant
+from components.ingest.tabular import split_pressures, take_numbers, take_times
+from components.ingest.text_tables import TextColumns, read_text_table
 from data_schemas.channels import Catalogue
 from data_schemas.errors import InputError
 
