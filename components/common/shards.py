@@ -68,3 +68,21 @@ def shard_names(count: int) -> list[str]:
         Such as ``["1-of-2", "2-of-2"]``.
     """
     return [str(Shard(number, count)) for number in range(1, count + 1)]
+
+
+def places_in_order(shards: list[Shard]) -> list[int]:
+    """Return where each shard stands in a list, in the order of the shards.
+
+    Args:
+        shards: Shards in any order.
+
+    Returns:
+        Positions in the list.
+
+    Raises:
+        ValueError: They are not all shards of one division, each once.
+    """
+    places = sorted(range(len(shards)), key=lambda place: shards[place].number)
+    if [shards[place] for place in places] != [Shard(number, len(shards)) for number in range(1, len(shards) + 1)]:
+        raise ValueError(f"Every shard needs exactly one part; received {', '.join(map(str, shards)) or 'none'}.")
+    return places

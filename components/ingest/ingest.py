@@ -13,7 +13,7 @@ import pandas as pd
 
 from components.common.files import atomic_folder
 from components.common.result import StepResult, ignore_progress
-from components.common.shards import Shard
+from components.common.shards import Shard, places_in_order
 from components.ingest.clean import (
     CleanObservations,
     candidate_channels,
@@ -123,10 +123,8 @@ def merge_shards(
         InputError: A channel is never measured, or the cohort is empty or has a single class.
         ValueError: The parts are not those of all shards.
     """
-    opened = sorted((open_part(part) for part in parts), key=lambda part: part.facts.number)
-    numbers = [(part.facts.number, part.facts.count) for part in opened]
-    if numbers != [(number, len(opened)) for number in range(1, len(opened) + 1)]:
-        raise ValueError(f"Every shard needs exactly one part; received {[str(part.facts.shard) for part in opened]}.")
+    opened = [open_part(part) for part in parts]
+    opened = [opened[place] for place in places_in_order([part.facts.shard for part in opened])]
     return merge_parts(opened, output, settings, progress)
 
 

@@ -92,7 +92,7 @@ class PreparedSeries:
 
 def encode_readings(
     table: pa.Table,
-    patients: Sequence[str] | pa.Array,
+    patients: Sequence[str] | pd.Index,
     channels: Sequence[Channel],
     certificates: Certificates,
 ) -> Readings:
@@ -136,17 +136,23 @@ def encode_readings(
     return readings.take(readings.channel >= 0)
 
 
-def _indices(column: pa.ChunkedArray, names: Sequence[str] | pa.Array) -> np.ndarray:
+def _indices(column: pa.ChunkedArray, names: Sequence[str] | pd.Index) -> np.ndarray:
     """Return each string's position in ``names``, -1 where it is not there, as int64."""
     encoded = column.combine_chunks()
     if isinstance(encoded, pa.ChunkedArray):  # A column without chunks stays chunked.
         encoded = pa.concat_arrays(encoded.chunks) if encoded.num_chunks else pa.array([], encoded.type)
     if not pa.types.is_dictionary(encoded.type):
         encoded = encoded.dictionary_encode()
-    positions = pc.index_in(encoded.dictionary.cast(pa.string()), value_set=pa.array(names, pa.string()))
-    if not len(positions):
+    if not len(encoded.dictionary):
         return np.zeros(0, dtype=np.int64)
-    return positions.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)[encoded.indices.to_numpy()]
+    distinct = encoded.dictionary.cast(pa.string())
+    if isinstance(names, pd.Index):
+        # Its table of many names is made once, not once a call.
+        positions = names.get_indexer(pd.Index(distinct.to_pylist(), dtype=object))
+    else:
+        found = pc.index_in(distinct, value_set=pa.array(names, pa.string()))
+        positions = found.fill_null(-1).to_numpy(zero_copy_only=False)
+    return positions.astype(np.int64)[encoded.indices.to_numpy()]
 
 
 def clean_readings(
