@@ -179,15 +179,16 @@ def _relative(path: Path) -> Path:
 def compile(output: Path, config: str, overrides: tuple[str, ...]) -> None:
     """Compile the pipeline to the YAML that a KFP cluster takes.
 
-    Of the settings, only the section `cluster` goes into the YAML: images, resources, retries, secrets by name. All
-    others are arguments of a run; `vitalfuse submit` gives them.
+    Of the settings, only `shards` and the section `cluster` go into the YAML: images, resources, retries, secrets by
+    name. All others are arguments of a run; `vitalfuse submit` gives them.
     """
     from pipelines.cluster import compile_pipeline
     from pipelines.settings import find_config, load_settings
 
     if output.suffix not in (".yaml", ".yml"):
         raise InputError("is no YAML file name", file=str(output), field="--output", remedy="End it in .yaml")
-    compile_pipeline(output, load_settings(find_config(config), list(overrides)).cluster)
+    loaded = load_settings(find_config(config), list(overrides))
+    compile_pipeline(output, loaded.cluster, shards=loaded.shards)
     click.echo(f"wrote {output}")
 
 

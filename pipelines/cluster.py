@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from components.common import environment
 from components.common.files import atomic_file
-from pipelines.cluster_settings import ClusterSettings, seconds
+from pipelines.cluster_settings import ClusterSettings, is_named, seconds
 
 if TYPE_CHECKING:
     from kfp.dsl import PipelineTask
@@ -18,22 +18,28 @@ _SCRATCH = "/scratch"
 _ANY_USER = 10001
 
 
-def compile_pipeline(output: Path, settings: ClusterSettings | None = None) -> None:
+def compile_pipeline(output: Path, settings: ClusterSettings | None = None, *, shards: int = 1) -> None:
     """Compile the pipeline to KFP's intermediate representation.
 
     Args:
         output: YAML file to write.
         settings: What the cluster gives each step; None leaves that to the cluster's defaults, as a record of a run
             on this machine does.
+        shards: Parts into which ingest and preprocess divide the patients.
     """
     from kfp import compiler
 
     from pipelines.diagnosis import build_pipeline
 
     if settings is None:
-        pipeline = build_pipeline()
+        pipeline = build_pipeline(shards=shards)
     else:
-        pipeline = build_pipeline(ClusterTasks(settings), parallelism=settings.parallelism)
+        pipeline = build_pipeline(
+            ClusterTasks(settings),
+            parallelism=settings.parallelism,
+            shards=shards,
+            shard_parallelism=settings.shard_parallelism,
+        )
     # The compiler goes by the suffix.
     with atomic_file(output) as temporary:
         named = temporary.with_suffix(".yaml")
@@ -108,7 +114,7 @@ class ClusterTasks:
         for name, value in variables.items():
             task.set_env_variable(name, value)
         for secret in settings.secrets:
-            if secret.steps is None or step in secret.steps:
+            if secret.steps is None or is_named(step, secret.steps):
                 kubernetes.use_secret_as_env(task, secret.name, secret.keys, optional=secret.optional)
         kubernetes.use_field_path_as_env(task, environment.KFP_RUN_ID, _RUN_ID_FIELD)
 
@@ -116,10 +122,10 @@ class ClusterTasks:
         from kfp import kubernetes
 
         for volume in self._settings.volumes:
-            if step in volume.steps:
+            if is_named(step, volume.steps):
                 kubernetes.mount_pvc(task, volume.claim, volume.path)
         scratch = self._settings.scratch
-        if scratch and step in scratch.steps:
+        if scratch and is_named(step, scratch.steps):
             kubernetes.add_ephemeral_volume(
                 task,
                 volume_name="scratch",

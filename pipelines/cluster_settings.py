@@ -32,6 +32,25 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
+# With shards, other tasks stand for ingest and preprocess.
+TASKS = (*STEPS, "ingest_shard", "merge_cohort", "preprocess_shard", "merge_features")
+# What is said of a step holds for its shards too, unless they are named themselves.
+WHOLE_STEPS = {"ingest_shard": "ingest", "preprocess_shard": "preprocess"}
+
+
+def is_named(step: str, steps: list[str]) -> bool:
+    """Tell whether a step is among some that settings name, itself or as a shard of one of them.
+
+    Args:
+        step: One of ``TASKS``.
+        steps: Names of steps.
+
+    Returns:
+        Whether it is.
+    """
+    return step in steps or WHOLE_STEPS.get(step) in steps
+
+
 def seconds(duration: str) -> int:
     """Return a duration such as "30m" in seconds.
 
@@ -84,7 +103,7 @@ class SecretKeys(Section):
     name: Name = Field(description="Name of the secret, in the namespace of the run")
     keys: dict[str, str] = Field(min_length=1, description="Environment variable by key of the secret")
     optional: bool = Field(default=False, description="Whether pods start where the secret is not there")
-    steps: list[Literal[STEPS]] | None = Field(  # type: ignore[valid-type]
+    steps: list[Literal[TASKS]] | None = Field(  # type: ignore[valid-type]
         default=None, min_length=1, description="Steps that get them; null: all"
     )
 
@@ -94,7 +113,7 @@ class Volume(Section):
 
     claim: Name = Field(description="Name of the claim, in the namespace of the run")
     path: str = Field(pattern=r"^/", description="Where the steps see it")
-    steps: list[Literal[STEPS]] = Field(  # type: ignore[valid-type]
+    steps: list[Literal[TASKS]] = Field(  # type: ignore[valid-type]
         default=["open_run", "ingest"], min_length=1, description="Steps that see it"
     )
 
@@ -104,8 +123,16 @@ class Scratch(Section):
 
     size: Size = Field(description="Size, such as 100Gi")
     storage_class: Name | None = Field(default=None, description="Storage class; null: the cluster's default")
-    steps: list[Literal[STEPS]] = Field(  # type: ignore[valid-type]
-        default=["ingest", "validate", "preprocess", "train", "cross_validate"],
+    steps: list[Literal[TASKS]] = Field(  # type: ignore[valid-type]
+        default=[
+            "ingest",
+            "merge_cohort",
+            "validate",
+            "preprocess",
+            "merge_features",
+            "train",
+            "cross_validate",
+        ],
         min_length=1,
         description="Steps that get one",
     )
@@ -171,11 +198,12 @@ class ClusterSettings(Section):
 
     images: Images = Images()
     defaults: StepResources = Field(default=_DEFAULTS, description="For every step")
-    steps: dict[Literal[STEPS], StepResources] = Field(  # type: ignore[valid-type]
+    steps: dict[Literal[TASKS], StepResources] = Field(  # type: ignore[valid-type]
         default_factory=dict, description="By step, over the defaults"
     )
     backoff: Backoff = Backoff()
     parallelism: int = Field(default=4, ge=1, le=64, description="Cross-validations that run at a time")
+    shard_parallelism: int = Field(default=16, ge=1, le=1000, description="Shards that run at a time")
     secrets: list[SecretKeys] = Field(default=_SECRETS, description="Secrets that become environment variables")
     volumes: list[Volume] = Field(default_factory=list, description="Volume claims that steps see as folders")
     scratch: Scratch | None = Field(default=None, description="A volume a pod for temporary files; null: the node's")
@@ -198,7 +226,7 @@ class ClusterSettings(Section):
 
     @model_validator(mode="after")
     def _limits_hold_requests(self) -> ClusterSettings:
-        for step in STEPS:
+        for step in TASKS:
             resources = self.resources(step)
             for name, number in (("cpu", cores), ("memory", size_bytes)):
                 request, limit = getattr(resources, name), getattr(resources, f"{name}_limit")
@@ -209,15 +237,17 @@ class ClusterSettings(Section):
     def resources(self, step: str) -> StepResources:
         """Return what a step's pod asks for.
 
-        What the settings say of the step comes first, then what is ready for it here, then the defaults.
+        What the settings say of the step comes first (of a shard: then of its whole step), then what is ready for it
+        here, then the defaults.
 
         Args:
-            step: One of ``STEPS``.
+            step: One of ``TASKS``.
 
         Returns:
             Resources.
         """
-        layers = (_DEFAULTS, self.defaults, _STEPS.get(step), self.steps.get(step))
+        whole = WHOLE_STEPS.get(step, step)
+        layers = (_DEFAULTS, self.defaults, _STEPS.get(step), self.steps.get(whole), self.steps.get(step))
         values: dict[str, object] = {}
         for layer in layers:
             values |= layer.model_dump(exclude_none=True) if layer else {}

@@ -6,18 +6,19 @@ from kfp import dsl
 from kfp.dsl import PipelineTask
 from kfp.dsl.base_component import BaseComponent
 
+from components.common.shards import shard_names
 from components.compare.component import compare
 from components.cross_validate.component import cross_validate
 from components.embed_text.component import embed_text
-from components.ingest.component import ingest
-from components.preprocess.component import preprocess
+from components.ingest.component import ingest, ingest_shard, merge_cohort
+from components.preprocess.component import merge_features, preprocess, preprocess_shard
 from components.register.component import register
 from components.run.component import close_run, open_run
 from components.train.component import train
 from components.validate.component import validate
 
 NAME = "vitalfuse-diagnosis"
-# Two cross-validations at a time: as many as a small machine has cores.
+# Two cross-validations, or shards, at a time: as many as a small machine has cores.
 PARALLELISM = 2
 
 # Fits the task of a step to where it runs: resources, retries, secrets.
@@ -28,12 +29,20 @@ def _leave(step: str, task: PipelineTask) -> None:
     """Leave a task as it is, as on this machine."""
 
 
-def build_pipeline(configure: Configure = _leave, *, parallelism: int = PARALLELISM) -> BaseComponent:
+def build_pipeline(
+    configure: Configure = _leave,
+    *,
+    parallelism: int = PARALLELISM,
+    shards: int = 1,
+    shard_parallelism: int = PARALLELISM,
+) -> BaseComponent:
     """Build the pipeline.
 
     Args:
         configure: Called with the name and the task of each step.
         parallelism: Cross-validations that run at a time.
+        shards: Parts into which ``ingest`` and ``preprocess`` divide the patients; 1: they are one task each.
+        shard_parallelism: Shards that run at a time.
 
     Returns:
         The pipeline, to be compiled or called.
@@ -96,18 +105,50 @@ def build_pipeline(configure: Configure = _leave, *, parallelism: int = PARALLEL
             opened = open_run(settings=settings, mlflow_run_id=mlflow_run_id).set_caching_options(False)
             configure("open_run", opened)
 
-            ingested = ingest(settings=ingest_settings, source_digest=opened.output, code_version=ingest_version)
-            configure("ingest", ingested)
+            if shards == 1:
+                ingested = ingest(settings=ingest_settings, source_digest=opened.output, code_version=ingest_version)
+                configure("ingest", ingested)
+            else:
+                with dsl.ParallelFor(shard_names(shards), parallelism=shard_parallelism) as shard:
+                    part = ingest_shard(
+                        settings=ingest_settings,
+                        shard=shard,
+                        source_digest=opened.output,
+                        code_version=ingest_version,
+                    )
+                    configure("ingest_shard", part)
+                ingested = merge_cohort(
+                    settings=ingest_settings, parts=dsl.Collected(part.outputs["part"]), code_version=ingest_version
+                )
+                configure("merge_cohort", ingested)
             cohort = ingested.outputs["cohort"]
 
             validated = validate(settings=validate_settings, cohort=cohort, code_version=validate_version)
             configure("validate", validated)
             validation = validated.outputs["validation"]
 
-            preprocessed = preprocess(
-                settings=preprocess_settings, cohort=cohort, validation=validation, code_version=preprocess_version
-            )
-            configure("preprocess", preprocessed)
+            if shards == 1:
+                preprocessed = preprocess(
+                    settings=preprocess_settings, cohort=cohort, validation=validation, code_version=preprocess_version
+                )
+                configure("preprocess", preprocessed)
+            else:
+                with dsl.ParallelFor(shard_names(shards), parallelism=shard_parallelism) as shard:
+                    part = preprocess_shard(
+                        settings=preprocess_settings,
+                        shard=shard,
+                        cohort=cohort,
+                        validation=validation,
+                        code_version=preprocess_version,
+                    )
+                    configure("preprocess_shard", part)
+                preprocessed = merge_features(
+                    settings=preprocess_settings,
+                    cohort=cohort,
+                    parts=dsl.Collected(part.outputs["part"]),
+                    code_version=preprocess_version,
+                )
+                configure("merge_features", preprocessed)
             features = preprocessed.outputs["features"]
 
             embedded = embed_text(settings=embed_text_settings, features=features, code_version=embed_text_version)

@@ -18,7 +18,8 @@ from pathlib import Path
 from components.common import environment
 from components.common.events import Event, read_events
 from components.common.files import atomic_file
-from components.common.parent_run import HEADLINE_STEPS
+from components.common.parent_run import HEADLINE_STEPS, MERGE_STEPS
+from components.common.shards import shard_names
 from components.common.step import StepRecord
 from data_schemas.errors import InputError
 from pipelines import containers, tracking
@@ -91,6 +92,9 @@ def step_names(settings: Settings) -> list[str]:
     for step in SOURCES:
         if step == "cross_validate":
             names += [f"{step}[{model}]" for model in settings.models]
+        elif step in MERGE_STEPS and settings.shards > 1:
+            names += [f"{step}_shard[{shard}]" for shard in shard_names(settings.shards)]
+            names.append(MERGE_STEPS[step])
         else:
             names.append(step)
     return names
@@ -170,6 +174,7 @@ def run_local(
             containers=containers.plan_containers(settings, run_folder.name, store.uri, store.artifacts)
             if in_containers
             else None,
+            shards=settings.shards,
         )
         child_environment = _child_environment(settings, store, run_folder, run_id, commit)
         return_code = _supervise(plan, child_environment, steps, on_change)
@@ -197,7 +202,7 @@ def _log_inputs(store: tracking.Store, run_id: str, run_folder: Path, settings: 
 
     from pipelines.cluster import compile_pipeline
 
-    compile_pipeline(run_folder / "pipeline.yaml")
+    compile_pipeline(run_folder / "pipeline.yaml", shards=settings.shards)
     (run_folder / "settings.yaml").write_text(settings_file.read_text())
     resolved = yaml.safe_dump(settings.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
     (run_folder / "settings_resolved.yaml").write_text(resolved)
@@ -315,7 +320,7 @@ def _close(store: tracking.Store, outcome: RunOutcome, status: str, settings: Se
             # Seconds and memory are those of the step alone.
             metrics |= {name: value for name, value in record.metrics.items() if not name.startswith("system/")}
     tags = {"vitalfuse.cached_steps": str(sum(state.state == "cached" for state in outcome.steps))}
-    if cohort := outcome.output("ingest"):
+    if cohort := outcome.output("ingest") or outcome.output(MERGE_STEPS["ingest"]):
         manifest = json.loads((cohort / "manifest.json").read_text())
         tags["vitalfuse.cohort_digest"] = manifest["digest"]
         source = json.dumps([item["name"] for item in manifest["sources"]][:20])

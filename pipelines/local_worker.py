@@ -36,6 +36,7 @@ class Plan(BaseModel):
         pipeline_root: Folder for the outputs of the steps.
         cache_root: Folder of KFP's local cache.
         containers: What the steps' containers get; None where steps are processes.
+        shards: Parts into which ingest and preprocess divide the patients.
     """
 
     arguments: dict[str, Any]
@@ -43,6 +44,7 @@ class Plan(BaseModel):
     pipeline_root: Path
     cache_root: Path
     containers: Containers | None = None
+    shards: int = 1
 
 
 class _CacheHits(logging.Filter):
@@ -102,12 +104,13 @@ def run_plan(plan: Plan) -> None:
     root.setLevel(logging.INFO)
     root.addFilter(_CacheHits(plan))
     if plan.containers is None:
-        runner, pipeline = local.SubprocessRunner(use_venv=False), build_pipeline()
+        runner, pipeline = local.SubprocessRunner(use_venv=False), build_pipeline(shards=plan.shards)
     else:
         use_own_containers()
         # Docker would make it as root.
         plan.pipeline_root.mkdir(parents=True, exist_ok=True)
-        runner, pipeline = plan.containers.runner(), build_pipeline(plan.containers.configure)
+        runner = plan.containers.runner()
+        pipeline = build_pipeline(plan.containers.configure, shards=plan.shards)
     local.init(
         runner=runner,
         pipeline_root=str(plan.pipeline_root),

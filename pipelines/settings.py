@@ -50,6 +50,13 @@ class Settings(Section):
     models: list[str] = Field(
         default=list(MODEL_NAMES), min_length=1, description="Models to cross-validate; the candidate is always one"
     )
+    shards: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="Parts into which ingest and preprocess divide the patients, as tasks of their own; results do "
+        "not depend on it. 1 = no parts",
+    )
     ingest: IngestSettings
     # Not called "validate", which is a method of every pydantic model.
     validation: ValidateSettings = Field(default=ValidateSettings(), alias="validate")

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 PIPELINE = "pipeline"
 # Steps whose metrics the parent run shows as well, so that runs can be compared by them.
-HEADLINE_STEPS = ("ingest", "preprocess", "compare")
+HEADLINE_STEPS = ("ingest", "merge_cohort", "preprocess", "merge_features", "compare")
+# The task that stands for a step where the step is divided into shards.
+MERGE_STEPS = {"ingest": "merge_cohort", "preprocess": "merge_features"}
 _PARAM_BATCH = 100
 _PARAM_LIMIT = 6000
 _METRIC_BATCH = 1000

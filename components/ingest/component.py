@@ -1,4 +1,4 @@
-"""KFP interface of the ``ingest`` step."""
+"""KFP interfaces of the ``ingest`` step: as one task, or as a task a shard and one that joins them."""
 
 from kfp import dsl
 
@@ -29,3 +29,64 @@ def ingest(settings: dict, source_digest: str, code_version: str, cohort: dsl.Ou
         )
 
     run_step("ingest", core, output=Path(cohort.path))
+
+
+@dsl.component(base_image=image.DATA, install_kfp_package=False)
+def ingest_shard(
+    settings: dict, shard: str, source_digest: str, code_version: str, part: dsl.Output[dsl.Dataset]
+) -> None:
+    """Read one shard of the patients of the sources, pseudonymised.
+
+    Args:
+        settings: Section ``ingest`` of the settings.
+        shard: Which one, such as ``2-of-8``.
+        source_digest: Digest of the source's listing (names, sizes, times or etags): part of the cache key.
+        code_version: Package version and digest of the sources of this step: part of the cache key.
+        part: The part of the cohort.
+    """
+    from pathlib import Path
+
+    from components.common.step import run_step
+
+    def core(output, progress):
+        from components.common.shards import Shard
+        from components.ingest.ingest import ingest_shard as core_function
+        from components.ingest.pseudonyms import pseudonym_key
+        from components.ingest.settings import IngestSettings
+
+        return core_function(
+            output,
+            IngestSettings.model_validate(settings),
+            Shard.parse(shard),
+            pseudonym_key=pseudonym_key(),
+            progress=progress,
+        )
+
+    run_step(f"ingest_shard[{shard}]", core, output=Path(part.path), tags={"vitalfuse.shard": shard})
+
+
+@dsl.component(base_image=image.DATA, install_kfp_package=False)
+def merge_cohort(
+    settings: dict, code_version: str, parts: dsl.Input[list[dsl.Dataset]], cohort: dsl.Output[dsl.Dataset]
+) -> None:
+    """Join the parts of all shards into the cohort contract; decide what concerns the whole cohort.
+
+    Args:
+        settings: Section ``ingest`` of the settings.
+        code_version: Package version and digest of the sources of this step: part of the cache key.
+        parts: Outputs of ``ingest_shard``.
+        cohort: The cohort folder, the same for any number of shards.
+    """
+    from pathlib import Path
+
+    from components.common.step import run_step
+
+    def core(output, progress):
+        from components.ingest.ingest import merge_shards
+        from components.ingest.settings import IngestSettings
+
+        return merge_shards(
+            [Path(part.path) for part in parts], output, IngestSettings.model_validate(settings), progress=progress
+        )
+
+    run_step("merge_cohort", core, output=Path(cohort.path))

@@ -1,5 +1,6 @@
 """The pipeline as compiled for a cluster: golden files, and what every task must have."""
 
+import json
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from kfp import components
 
 from data_schemas.errors import InputError
 from pipelines.cluster import compile_pipeline
-from pipelines.cluster_settings import STEPS, ClusterSettings, cores, seconds, size_bytes
+from pipelines.cluster_settings import STEPS, TASKS, ClusterSettings, cores, seconds, size_bytes
 from pipelines.settings import find_config, load_settings
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -65,7 +66,7 @@ def _tasks(compiled, name):
         task.replace("-", "_"): spec
         for graph in graphs
         for task, spec in graph.get("dag", {}).get("tasks", {}).items()
-        if task.replace("-", "_") in STEPS
+        if task.replace("-", "_") in TASKS
     }
 
 
@@ -161,6 +162,43 @@ def test_parallelism_limits_the_loop(compiled):
         if "iteratorPolicy" in task
     ]
     assert limits == [8]
+
+
+def test_shards_fan_out_and_are_joined(tmp_path):
+    settings = ClusterSettings.model_validate(
+        LARGE | {"shard_parallelism": 3, "steps": LARGE["steps"] | {"preprocess_shard": {"cpu": "1500m"}}}
+    )
+    compile_pipeline(tmp_path / "sharded.yaml", settings, shards=4)
+    loaded = components.load_component_from_file(str(tmp_path / "sharded.yaml"))
+    assert loaded.name == "vitalfuse-diagnosis"
+    executors, tasks = _executors(tmp_path, "sharded"), _tasks(tmp_path, "sharded")
+    sharded = {"ingest_shard", "merge_cohort", "preprocess_shard", "merge_features"}
+    assert set(executors) == set(TASKS) - {"ingest", "preprocess"} and sharded < set(tasks)
+    for step in sharded:
+        assert tasks[step]["cachingOptions"]["enableCache"] is True
+        assert "code_version" in tasks[step]["inputs"]["parameters"]
+    # A shard gets what its whole step gets, unless it is named itself; the joining task has what it is given itself.
+    requests = {step: executors[step][0]["resources"] for step in sharded}
+    assert requests["ingest_shard"]["resourceMemoryRequest"] == "8Gi"
+    assert requests["merge_cohort"]["resourceMemoryRequest"] == "1Gi"
+    assert requests["preprocess_shard"]["resourceCpuRequest"] == "1500m"
+    assert "retryPolicy" not in tasks["ingest_shard"] and "retryPolicy" in tasks["merge_cohort"]
+    with_key = [
+        step
+        for step, (_, item) in executors.items()
+        if "vitalfuse-pseudonyms" in {secret["secretName"] for secret in item["secretAsEnv"]}
+    ]
+    assert with_key == ["ingest_shard"]
+    assert {step for step, (_, item) in executors.items() if "pvcMount" in item} == {"open_run", "ingest_shard"}
+    assert sharded <= {step for step, (_, item) in executors.items() if "genericEphemeralVolume" in item}
+    pipeline = _documents(tmp_path, "sharded")[0]
+    loops = [
+        (json.loads(task["parameterIterator"]["items"]["raw"]), task["iteratorPolicy"]["parallelismLimit"])
+        for graph in [pipeline["root"], *pipeline["components"].values()]
+        for task in graph.get("dag", {}).get("tasks", {}).values()
+        if "raw" in task.get("parameterIterator", {}).get("items", {})
+    ]
+    assert loops == [(["1-of-4", "2-of-4", "3-of-4", "4-of-4"], 3)] * 2
 
 
 @pytest.mark.parametrize(
