@@ -43,6 +43,17 @@ class PatientRows:
         """Return the number of patients."""
         return self._stop - self._start
 
+    def positions(self, patient_ids: list[str]) -> np.ndarray:
+        """Return where some patients stand among these.
+
+        Args:
+            patient_ids: Ids.
+
+        Returns:
+            int64 ``[len(patient_ids)]``, from 0; -1 for other patients.
+        """
+        return self.patient_ids.get_indexer(pd.Index(patient_ids, dtype=object))
+
     def batches(self, name: str, columns: list[str], rows: int) -> Iterator[pa.Table]:
         """Yield the patients' rows of a table.
 
@@ -104,7 +115,7 @@ class PatientRows:
 
     def _own(self, table: pa.Table) -> pa.Table:
         encoded = table["patient_id"].combine_chunks()
-        known = self.patient_ids.get_indexer(pd.Index(encoded.dictionary.to_pylist(), dtype=object)) >= 0
+        known = self.positions(encoded.dictionary.to_pylist()) >= 0
         own = known[encoded.indices.to_numpy()] if len(known) else np.zeros(0, dtype=bool)
         return table if own.all() else table.filter(pa.array(own))
 

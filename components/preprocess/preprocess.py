@@ -263,7 +263,7 @@ def _write_series(
     most = max(1, CELLS // max(1, settings.steps * len(channels)))
     if channels:
         tables = (
-            encode_readings(table, rows.patient_ids, channels, certificates)
+            encode_readings(table, rows.positions, channels, certificates)
             for table in rows.batches("observations", list(COLUMNS), ROWS)
         )
         for chunk, start, stop in _patient_chunks(tables, patients, most):

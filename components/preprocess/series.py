@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -92,7 +92,7 @@ class PreparedSeries:
 
 def encode_readings(
     table: pa.Table,
-    patients: Sequence[str] | pd.Index,
+    patients: Sequence[str] | Callable[[list[str]], np.ndarray],
     channels: Sequence[Channel],
     certificates: Certificates,
 ) -> Readings:
@@ -100,7 +100,8 @@ def encode_readings(
 
     Args:
         table: ``COLUMNS`` of observations; string columns may be dictionary-encoded.
-        patients: The patients whose index is their position here.
+        patients: The patients whose index is their position here; or what tells the positions of some (-1 where
+            unknown), for those who have many patients and look them up often.
         channels: Channels in the order of the series' last axis; rows of other channels are left out.
         certificates: The devices whose index is their position in it.
 
@@ -136,7 +137,7 @@ def encode_readings(
     return readings.take(readings.channel >= 0)
 
 
-def _indices(column: pa.ChunkedArray, names: Sequence[str] | pd.Index) -> np.ndarray:
+def _indices(column: pa.ChunkedArray, names: Sequence[str] | Callable[[list[str]], np.ndarray]) -> np.ndarray:
     """Return each string's position in ``names``, -1 where it is not there, as int64."""
     encoded = column.combine_chunks()
     if isinstance(encoded, pa.ChunkedArray):  # A column without chunks stays chunked.
@@ -146,9 +147,8 @@ def _indices(column: pa.ChunkedArray, names: Sequence[str] | pd.Index) -> np.nda
     if not len(encoded.dictionary):
         return np.zeros(0, dtype=np.int64)
     distinct = encoded.dictionary.cast(pa.string())
-    if isinstance(names, pd.Index):
-        # Its table of many names is made once, not once a call.
-        positions = names.get_indexer(pd.Index(distinct.to_pylist(), dtype=object))
+    if callable(names):
+        positions = names(distinct.to_pylist())
     else:
         found = pc.index_in(distinct, value_set=pa.array(names, pa.string()))
         positions = found.fill_null(-1).to_numpy(zero_copy_only=False)

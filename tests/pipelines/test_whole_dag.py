@@ -219,3 +219,30 @@ def test_the_plan_holds_no_secret(tiny):
     assert key not in (_newest_run(folder) / "plan.json").read_text()
     assert (folder / "workspace" / "pseudonym.key").stat().st_mode & 0o077 == 0
     json.loads((_newest_run(folder) / "plan.json").read_text())
+
+
+@pytest.mark.slow
+def test_shards_give_the_same_results_and_are_cached_too(tiny):
+    folder, _, _ = tiny
+    completed = _run(folder, "--set", "shards=3")
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    sharded = [f"{step}_shard[{number}-of-3]" for step in ("ingest", "preprocess") for number in (1, 2, 3)]
+    for step in [*sharded, "merge_cohort", "merge_features"]:
+        assert f"{step}: done" in completed.stdout
+    assert "ingest: " not in completed.stdout and "preprocess: " not in completed.stdout
+    client, runs = _runs(folder)
+    parents = _parents(runs)
+    whole, divided = parents[1], parents[-1]
+    assert divided.data.tags["vitalfuse.cohort_digest"] == whole.data.tags["vitalfuse.cohort_digest"]
+    for name, value in whole.data.metrics.items():
+        if not any(word in name for word in ("seconds", "memory")):
+            assert divided.data.metrics[name] == pytest.approx(value, nan_ok=True), name
+    children = {
+        run.data.tags["vitalfuse.step"]
+        for run in runs
+        if run.data.tags.get("mlflow.parentRunId") == divided.info.run_id
+    }
+    assert {*sharded, "merge_cohort", "merge_features"} < children
+    again = _run(folder, "--set", "shards=3")
+    for step in [*sharded, "merge_cohort", "merge_features", "register"]:
+        assert f"{step}: cached" in again.stdout
