@@ -65,7 +65,9 @@ def ingest_sources(
         InputError: A source is not there, a row is malformed (unless ``on_bad_row`` is "reject"), a channel is never
             measured, or the cohort is empty or has a single class.
     """
-    with tempfile.TemporaryDirectory(prefix="vitalfuse-ingest-") as folder:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the output, where there has to be room for it anyway.
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", suffix=".partial", dir=output.parent) as folder:
         part = _read_part(Path(folder), settings, Shard(), pseudonym_key, progress)
         return merge_parts([part], output, settings, progress)
 

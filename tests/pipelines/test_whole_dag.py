@@ -230,7 +230,7 @@ def test_shards_give_the_same_results_and_are_cached_too(tiny):
     for step in [*sharded, "merge_cohort", "merge_features"]:
         assert f"{step}: done" in completed.stdout
     assert "ingest: " not in completed.stdout and "preprocess: " not in completed.stdout
-    client, runs = _runs(folder)
+    _, runs = _runs(folder)
     parents = _parents(runs)
     whole, divided = parents[1], parents[-1]
     assert divided.data.tags["vitalfuse.cohort_digest"] == whole.data.tags["vitalfuse.cohort_digest"]
