@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING
 import click
 
 from data_schemas.errors import InputError
+from pipelines import cluster_cli
+from pipelines.cli_options import config_option, set_option
+from pipelines.errors import ServerError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,6 +33,7 @@ _HELP = """Train, compare and register a diagnosis model from vital-sign series,
 Try it:          vitalfuse cohort generate && vitalfuse run
 Your own data:   vitalfuse run --config my-settings.yaml
 Compare runs:    vitalfuse ui
+On a cluster:    vitalfuse submit --host https://kubeflow.example.org/pipeline --wait
 
 Not for clinical use."""
 
@@ -44,6 +48,9 @@ class _Commands(click.Group):
         except InputError as error:
             click.echo(f"vitalfuse: {error}", err=True)
             sys.exit(2)
+        except ServerError as error:
+            click.echo(f"vitalfuse: {error}.", err=True)
+            sys.exit(1)
         except OSError as error:
             # Without a file name it is no matter of the user's paths or disk.
             if error.filename is None:
@@ -60,25 +67,13 @@ def main() -> None:
     """Hold the commands together."""
 
 
-_config_option = click.option(
-    "--config",
-    default="demo",
-    show_default=True,
-    metavar="NAME|FILE",
-    help="A ready settings file by name (see `vitalfuse configs`), or the path of your own.",
-)
-_set_option = click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="SECTION.KEY=VALUE",
-    help="Set one setting; may be given several times. Example: --set preprocess.folds=10",
-)
+for _command in cluster_cli.COMMANDS:
+    main.add_command(_command)
 
 
 @main.command()
-@_config_option
-@_set_option
+@config_option
+@set_option
 @click.option("--workspace", type=click.Path(path_type=Path), help="Folder for runs, cache and the MLflow store.")
 @click.option(
     "--runner",
@@ -174,8 +169,8 @@ def _relative(path: Path) -> Path:
     show_default=True,
     help="YAML file to write.",
 )
-@_config_option
-@_set_option
+@config_option
+@set_option
 def compile(output: Path, config: str, overrides: tuple[str, ...]) -> None:
     """Compile the pipeline to the YAML that a KFP cluster takes.
 

@@ -107,7 +107,7 @@ class ClusterTasks:
 
         settings = self._settings
         variables = dict(settings.environment)
-        if settings.mlflow_uri:
+        if settings.mlflow == "vitalfuse":
             variables |= {"MLFLOW_TRACKING_URI": settings.mlflow_uri, "MLFLOW_REGISTRY_URI": settings.mlflow_uri}
         if settings.s3_endpoint:
             variables |= {"AWS_ENDPOINT_URL_S3": settings.s3_endpoint, "MLFLOW_S3_ENDPOINT_URL": settings.s3_endpoint}

@@ -207,9 +207,12 @@ class ClusterSettings(Section):
     secrets: list[SecretKeys] = Field(default=_SECRETS, description="Secrets that become environment variables")
     volumes: list[Volume] = Field(default_factory=list, description="Volume claims that steps see as folders")
     scratch: Scratch | None = Field(default=None, description="A volume a pod for temporary files; null: the node's")
-    mlflow_uri: str | None = Field(
-        default="http://mlflow:5000",
-        description="MLflow server as the pods see it; null: none, or KFP's own integration names it",
+    mlflow: Literal["vitalfuse", "kfp"] = Field(
+        default="vitalfuse",
+        description="Who opens the MLflow runs: the steps themselves, or KFP's own integration (2.17, switched on)",
+    )
+    mlflow_uri: str = Field(
+        default="http://mlflow:5000", description="MLflow server as the pods see it; KFP's own integration has its own"
     )
     s3_endpoint: str | None = Field(default=None, description="S3 server as the pods see it; null: AWS")
     environment: dict[str, str] = Field(

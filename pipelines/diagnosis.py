@@ -98,7 +98,8 @@ def build_pipeline(
             compare_version: Likewise for ``compare``.
             register_version: Likewise for ``register``.
         """
-        closed = close_run()
+        # Never cached: it would leave the MLflow run open.
+        closed = close_run().set_caching_options(False)
         configure("close_run", closed)
         with dsl.ExitHandler(closed, name="steps"):
             # Never cached: it lists the sources as they are now.

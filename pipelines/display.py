@@ -1,4 +1,4 @@
-"""What a person sees of a local run: one line a step, then the result."""
+"""What a person sees of a run: one line a step, then the result."""
 
 from __future__ import annotations
 
@@ -20,18 +20,25 @@ _STYLES = {
     "done": ("✓", "green"),
     "failed": ("✗", "red"),
     "skipped": ("-", "dim"),
+    "cancelled": ("■", "yellow"),
 }
 
 
 def _seconds(state: StepState) -> str:
-    if state.event is not None and state.event.seconds is not None:
-        return f"{state.event.seconds:.1f} s"
+    seconds = state.event.seconds if state.event is not None else state.seconds
+    if seconds is not None:
+        return f"{seconds:.1f} s"
     if state.state == "running" and state.started is not None:
         return f"{time.time() - state.started:.0f} s"
     return ""
 
 
-def _table(steps: list[StepState]) -> Table:
+def steps_table(steps: list[StepState]) -> Table:
+    """Return one line a step: its state, how long it took, what it is doing or why it failed.
+
+    Args:
+        steps: All steps.
+    """
     table = Table(box=None, show_header=False, padding=(0, 1))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
@@ -83,7 +90,7 @@ def show_steps(console: Console) -> Iterator[Callable[[list[StepState]], None]]:
     with Live(console=console, refresh_per_second=4, transient=False) as live:
 
         def update(steps: list[StepState]) -> None:
-            live.update(_table(steps))
+            live.update(steps_table(steps))
 
         yield update
 

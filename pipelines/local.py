@@ -37,10 +37,11 @@ class StepState:
 
     Attributes:
         name: Step name, with the model in brackets where there is one.
-        state: ``waiting``, ``running``, ``cached``, ``done``, ``failed`` or ``skipped``.
+        state: ``waiting``, ``running``, ``cached``, ``done``, ``failed``, ``skipped`` or ``cancelled``.
         started: Seconds since the epoch, once it runs.
         text: Progress, or the cause of the failure.
-        event: The newest event.
+        event: The newest event of a run on this machine.
+        seconds: How long it took, where no event tells.
     """
 
     name: str
@@ -48,6 +49,7 @@ class StepState:
     started: float | None = None
     text: str = ""
     event: Event | None = None
+    seconds: float | None = None
 
 
 @dataclass

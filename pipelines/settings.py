@@ -75,7 +75,7 @@ class Settings(Section):
     def _known_models(cls, models: list[str]) -> list[str]:
         for name in models:
             if name not in MODEL_NAMES:
-                raise ValueError(f"there is no model {name!r}; {_nearest(name, list(MODEL_NAMES))}")
+                raise ValueError(f"there is no model {name!r}; {nearest_name(name, list(MODEL_NAMES))}")
         return list(dict.fromkeys(models))
 
     @model_validator(mode="after")
@@ -200,7 +200,7 @@ def _readable(error: ValidationError, path: Path, content: dict) -> InputError:
     field = ".".join(_written_keys(first["loc"], content)) or None
     if first["type"] == "extra_forbidden":
         valid = _valid_keys(Settings, location[:-1])
-        nearest = _nearest(location[-1], valid)
+        nearest = nearest_name(location[-1], valid)
         return InputError(
             "there is no such setting", file=str(path), field=field, remedy=nearest[0].upper() + nearest[1:]
         )
@@ -209,7 +209,7 @@ def _readable(error: ValidationError, path: Path, content: dict) -> InputError:
     if first["type"] == "union_tag_invalid":
         tag, valid = first["ctx"]["tag"], first["ctx"]["expected_tags"].replace("'", "").split(", ")
         return InputError(
-            f"there is no {tag!r}; {_nearest(tag, valid)}",
+            f"there is no {tag!r}; {nearest_name(tag, valid)}",
             file=str(path),
             field=f"{field}.{first['ctx']['discriminator'].strip(chr(39))}",
             remedy="See docs/settings.md",
@@ -230,7 +230,16 @@ def _written_keys(location: tuple[int | str, ...], content: Any) -> list[str]:
     return keys + [str(part) for part in location[-1:]]
 
 
-def _nearest(name: str, valid: list[str]) -> str:
+def nearest_name(name: str, valid: list[str]) -> str:
+    """Return a hint for a name that is not valid.
+
+    Args:
+        name: What was received.
+        valid: The valid names.
+
+    Returns:
+        The nearest valid name, where one is near, and all valid ones.
+    """
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.4)
     names = ", ".join(valid)
     return f"did you mean {close[0]!r}? Valid are: {names}" if close else f"valid are: {names}"

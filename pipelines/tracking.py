@@ -75,12 +75,6 @@ def prepare_store(settings: Settings) -> Store:
         InputError: The server can't be reached, or refuses; or the workspace can't be written.
     """
     uri = tracking_uri(settings)
-    if uri.startswith("file:") or ("://" not in uri and uri != "databricks"):
-        raise InputError(
-            f"{uri!r} is neither a server nor a database; MLflow's store of plain files is retired",
-            field="tracking.uri",
-            remedy="Give http://host:port, or sqlite:///folder/mlflow.db",
-        )
     try:
         settings.workspace.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -90,14 +84,36 @@ def prepare_store(settings: Settings) -> Store:
             field="workspace",
             remedy="Name a folder that you may write to",
         ) from error
+    artifacts = (settings.workspace.absolute() / "mlartifacts").as_uri() if uri.startswith("sqlite") else None
+    return open_store(uri, settings.tracking.experiment, artifacts)
+
+
+def open_store(uri: str, name: str, artifacts: str | None = None) -> Store:
+    """Find an experiment in a store, or make it.
+
+    Args:
+        uri: Tracking URI.
+        name: The experiment.
+        artifacts: Where a new experiment keeps its artifacts; None: where the server puts them.
+
+    Returns:
+        The store.
+
+    Raises:
+        InputError: The server can't be reached, or refuses.
+    """
+    if uri.startswith("file:") or ("://" not in uri and uri != "databricks"):
+        raise InputError(
+            f"{uri!r} is neither a server nor a database; MLflow's store of plain files is retired",
+            field="tracking.uri",
+            remedy="Give http://host:port, or sqlite:///folder/mlflow.db",
+        )
     with _few_retries():
         try:
-            client = _client(uri)
-            experiment = client.get_experiment_by_name(settings.tracking.experiment)
+            client = open_client(uri)
+            experiment = client.get_experiment_by_name(name)
             if experiment is None:
-                local = uri.startswith("sqlite")
-                artifacts = (settings.workspace.absolute() / "mlartifacts").as_uri() if local else None
-                experiment_id = client.create_experiment(settings.tracking.experiment, artifact_location=artifacts)
+                experiment_id = client.create_experiment(name, artifact_location=artifacts)
                 experiment = client.get_experiment(experiment_id)
         except Exception as error:
             raise InputError(
@@ -107,7 +123,7 @@ def prepare_store(settings: Settings) -> Store:
             ) from error
     if experiment.lifecycle_stage != "active":
         raise InputError(
-            f"the MLflow experiment {settings.tracking.experiment!r} is deleted",
+            f"the MLflow experiment {name!r} is deleted",
             field="tracking.experiment",
             remedy="Restore it, or name another one",
         )
@@ -120,7 +136,12 @@ def prepare_store(settings: Settings) -> Store:
     )
 
 
-def _client(uri: str) -> MlflowClient:
+def open_client(uri: str) -> MlflowClient:
+    """Return a client of a store, which leaves out what MLflow has to say of its tables.
+
+    Args:
+        uri: Tracking URI.
+    """
     # Read by MLflow when it is first imported; what it has to say of its tables is nothing to a user.
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     from mlflow import MlflowClient
@@ -170,7 +191,7 @@ def open_parent_run(store: Store, settings: Settings, tags: dict[str, str]) -> s
     """
     process = {PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"}
     tree = settings.model_dump(mode="json", by_alias=True)
-    return parent_run.open_parent_run(_client(store.uri), store.experiment_id, settings.name, tree, tags | process)
+    return parent_run.open_parent_run(open_client(store.uri), store.experiment_id, settings.name, tree, tags | process)
 
 
 def log_files(store: Store, run_id: str, files: Iterable[tuple[Path, str | None]]) -> None:
@@ -181,7 +202,7 @@ def log_files(store: Store, run_id: str, files: Iterable[tuple[Path, str | None]
         run_id: The run.
         files: Local file or folder, and artifact folder (None for the root).
     """
-    client = _client(store.uri)
+    client = open_client(store.uri)
     for path, folder in files:
         if path.is_dir():
             client.log_artifacts(run_id, str(path), folder)
@@ -202,7 +223,7 @@ def log_dataset(store: Store, run_id: str, name: str, digest: str, source: str) 
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     dataset = Dataset(name=name, digest=digest[:36], source_type="local", source=source)
-    _client(store.uri).log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+    open_client(store.uri).log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
 
 def log_cached_step(store: Store, parent_id: str, record: StepRecord) -> None:
@@ -216,7 +237,7 @@ def log_cached_step(store: Store, parent_id: str, record: StepRecord) -> None:
     from mlflow.entities import Metric
     from mlflow.utils.time import get_current_time_millis
 
-    client = _client(store.uri)
+    client = open_client(store.uri)
     now = get_current_time_millis()
     tags = {
         **record.tags,
@@ -241,7 +262,7 @@ def close_parent_run(store: Store, run_id: str, status: str, metrics: dict[str, 
         metrics: Headline metrics.
         tags: Further tags.
     """
-    parent_run.close_parent_run(_client(store.uri), run_id, status, metrics, tags)
+    parent_run.close_parent_run(open_client(store.uri), run_id, status, metrics, tags)
 
 
 def close_abandoned_runs(store: Store) -> int:
@@ -253,7 +274,7 @@ def close_abandoned_runs(store: Store) -> int:
     Returns:
         How many pipeline runs were closed.
     """
-    client = _client(store.uri)
+    client = open_client(store.uri)
     closed = 0
     running = f"attributes.status = 'RUNNING' and tags.`{STEP_TAG}` = '{parent_run.PIPELINE}'"
     for run in client.search_runs([store.experiment_id], running):
