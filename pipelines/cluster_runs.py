@@ -84,7 +84,7 @@ def end_run(api: KfpApi, run: Run) -> None:
         InputError: It has ended already.
     """
     if run.state in FINAL_STATES:
-        raise InputError(f"run {run.run_id} has ended already ({run.state})", field="RUN")
+        raise InputError(f"run {run.run_id} has ended already ({run.state})")
     api.runs.run_service_terminate_run(run.run_id)
 
 
@@ -101,7 +101,6 @@ def repeat_run(api: KfpApi, run: Run) -> None:
     if run.state not in ("FAILED", "CANCELED"):
         raise InputError(
             f"run {run.run_id} has nothing to repeat (its state is {run.state})",
-            field="RUN",
             remedy="Only a run that failed or was cancelled can be retried",
         )
     api.runs.run_service_retry_run(run.run_id)

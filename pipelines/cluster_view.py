@@ -48,6 +48,9 @@ _STATES = {
     "CANCELED": ("cancelled", "yellow"),
 }
 _TAIL_LINES = 20
+_ID_WIDTH = 36
+# Where no terminal sets a width.
+_WIDE = 160
 
 
 class Console:
@@ -55,6 +58,8 @@ class Console:
 
     def __init__(self) -> None:
         self.rich = rich.console.Console(soft_wrap=not sys.stdout.isatty())
+        if not self.rich.is_terminal:
+            self.rich.width = _WIDE
         self._errors = rich.console.Console(stderr=True, soft_wrap=True)
 
     def line(self, text: str) -> None:
@@ -206,8 +211,8 @@ def runs_table(runs: Iterable[Run]) -> Table:
         runs: The runs.
     """
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("id", no_wrap=True)
-    table.add_column("name", overflow="fold")
+    table.add_column("id", no_wrap=True, min_width=_ID_WIDTH)
+    table.add_column("name", no_wrap=True, overflow="ellipsis")
     table.add_column("state", no_wrap=True)
     table.add_column("created", no_wrap=True)
     table.add_column("duration", justify="right", no_wrap=True)
@@ -230,8 +235,8 @@ def schedules_table(schedules: Iterable[Schedule]) -> Table:
         schedules: The schedules.
     """
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("id", no_wrap=True)
-    table.add_column("name", overflow="fold")
+    table.add_column("id", no_wrap=True, min_width=_ID_WIDTH)
+    table.add_column("name", no_wrap=True, overflow="ellipsis")
     table.add_column("state", no_wrap=True)
     table.add_column("when (UTC)", no_wrap=True)
     table.add_column("created", no_wrap=True)
@@ -287,13 +292,13 @@ def print_log(console: Console, api: KfpApi, run: Run, tasks: list[PlannedTask],
     by_name = {task.name: task for task in tasks}
     wanted = by_name.get(step) or by_name.get(step.replace("-", "_"))
     if wanted is None:
-        raise InputError(f"the run has no step {step!r}; {nearest_name(step, list(by_name))}", field="STEP")
+        raise InputError(f"the run has no step {step!r}; {nearest_name(step, list(by_name))}")
     logs = read_logs(api, run.run_id, wanted)
     if not logs:
         state = next(state.state for state in step_states(run, tasks) if state.name == wanted.name)
         if state in ("waiting", "skipped", "cached"):
-            raise InputError(f"{wanted.name} printed nothing: its state is {state!r}", field="STEP")
-        raise InputError(_no_log(api, run), field="STEP")
+            raise InputError(f"{wanted.name} printed nothing: it is {state}")
+        raise InputError(_no_log(api, run))
     for attempt, text in enumerate(logs, start=1):
         if len(logs) > 1:
             console.line(f"--- attempt {attempt} of {len(logs)}")
@@ -384,7 +389,7 @@ def _find_parent(console: Console, run: Run, tracking_uri: str | None) -> Parent
 
 
 def _moment(moment: datetime | None) -> str:
-    return "-" if moment is None else f"{moment.astimezone():%Y-%m-%d %H:%M}"
+    return "-" if moment is None else f"{moment.astimezone():%b %d %H:%M}"
 
 
 def _span(seconds: float | None) -> str:

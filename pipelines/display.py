@@ -27,7 +27,8 @@ _STYLES = {
 def _seconds(state: StepState) -> str:
     seconds = state.event.seconds if state.event is not None else state.seconds
     if seconds is not None:
-        return f"{seconds:.1f} s"
+        # A cluster reports whole seconds.
+        return f"{seconds} s" if isinstance(seconds, int) else f"{seconds:.1f} s"
     if state.state == "running" and state.started is not None:
         return f"{time.time() - state.started:.0f} s"
     return ""

@@ -23,12 +23,14 @@ class PlannedTask:
         path: Name of its node in the workflow, below the workflow's own name; None for a task in a loop whose items
             are known only once the run is on, and which stands for all of its iterations.
         iterated: Whether it is in a loop, so that several tasks bear this key.
+        cacheable: Whether its outputs may be taken from the cache.
     """
 
     name: str
     key: str
     path: str | None
     iterated: bool = False
+    cacheable: bool = True
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,9 @@ def _plan_task(key: str, task: dict[str, Any], components: dict[str, Any], scope
     if "dag" in component:
         return _plan_graph(component["dag"], components, scope)
     name = key.replace("-", "_") + (f"[{','.join(scope.items)}]" if scope.items else "")
-    return [PlannedTask(name, key, scope.path, iterated=bool(scope.items) or scope.path is None)]
+    iterated = bool(scope.items) or scope.path is None
+    cacheable = bool(task.get("cachingOptions", {}).get("enableCache"))
+    return [PlannedTask(name, key, scope.path, iterated=iterated, cacheable=cacheable)]
 
 
 def _ordered(tasks: dict[str, Any]) -> list[str]:

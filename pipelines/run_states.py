@@ -200,11 +200,14 @@ def _state(task: PlannedTask, nodes: list, details: dict[str, list[TaskDetail]],
     node = max(nodes, key=lambda detail: _seconds(detail.start_time) or 0.0, default=_UNSEEN)
     started, ended = _seconds(node.start_time), _seconds(node.end_time)
     state = _STATES.get(node.state or "", "waiting")
-    if state in ("done", "skipped") and _taken_from_cache(task, node, details):
+    if state in ("done", "skipped") and task.cacheable and _taken_from_cache(task, node, details):
         state = "cached"
     if run.state in FINAL_STATES and state in ("waiting", "running"):
-        state = "skipped" if started is None else "cancelled" if is_cancelled(run) else "failed"
-    took = ended - started if started is not None and ended is not None and state in ("done", "failed") else None
+        state = "skipped" if started is None else "failed"
+    if state == "failed" and is_cancelled(run):
+        # Its pod was ended from outside.
+        state = "cancelled"
+    took = int(ended - started) if started is not None and ended is not None and state in ("done", "failed") else None
     return StepState(task.name, state, started=started, seconds=took)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.common import environment
 from components.common.parent_run import HEADLINE_STEPS, children, close_parent_run, open_parent_run
@@ -17,6 +17,10 @@ from components.common.tracking import (
 )
 from components.ingest.locations import source_digest
 from components.ingest.settings import IngestSettings
+from data_schemas.errors import InputError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 _STATUS = {"SUCCEEDED": "FINISHED", "CANCELLED": "KILLED", "CANCELED": "KILLED"}
 _MESSAGE_LIMIT = 500
@@ -33,7 +37,7 @@ def open_pipeline_run(settings: dict[str, Any], mlflow_run_id: str = "") -> str:
         SHA-256 of the sources' listing, hexadecimal.
 
     Raises:
-        InputError: A source is not there.
+        InputError: A source is not there, or the pods' MLflow server does not have the run that was opened before.
     """
     if tracking_enabled():
         _open_parent(settings, mlflow_run_id)
@@ -44,19 +48,47 @@ def _open_parent(settings: dict[str, Any], mlflow_run_id: str) -> None:
     import mlflow
 
     client = mlflow.MlflowClient()
+    kfp_run_id = os.environ.get(environment.KFP_RUN_ID, "")
     if tracked_by_kfp():
         # Never both: KFP has opened a run of its own.
-        if mlflow_run_id:
+        if mlflow_run_id and _is_ours(client, mlflow_run_id, kfp_run_id, elsewhere=False):
             client.delete_run(mlflow_run_id)
         return
-    kfp_run_id = os.environ.get(environment.KFP_RUN_ID, "")
     tags = {KFP_RUN_TAG: kfp_run_id, "mlflow.source.git.commit": os.environ.get(environment.GIT_COMMIT, "unknown")}
-    if mlflow_run_id:
+    if mlflow_run_id and _is_ours(client, mlflow_run_id, kfp_run_id):
         for name, value in tags.items():
             client.set_tag(mlflow_run_id, name, value)
     elif find_parent_run_id() is None:  # A retry of this task finds the run of the first attempt.
         experiment = mlflow.set_experiment(settings["tracking"]["experiment"])
         open_parent_run(client, experiment.experiment_id, settings["name"], settings, tags)
+
+
+def _is_ours(client: MlflowClient, mlflow_run_id: str, kfp_run_id: str, *, elsewhere: bool | None = None) -> bool:
+    """Return whether the MLflow run was opened for this KFP run.
+
+    A run that is cloned in KFP's UI has the arguments of the first, and with them the first one's MLflow run.
+
+    Args:
+        client: MLflow client.
+        mlflow_run_id: The MLflow run.
+        kfp_run_id: The KFP run.
+        elsewhere: What to return where the server has no such run; None: an error.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(mlflow_run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        if elsewhere is not None:
+            return elsewhere
+        raise InputError(
+            f"the pods' MLflow server has no run {mlflow_run_id}, which was opened when this run was submitted",
+            field="cluster.mlflow_uri",
+            remedy="Let it name the same server as tracking.uri or MLFLOW_TRACKING_URI where you submit",
+        ) from error
+    return run.info.lifecycle_stage == "active" and run.data.tags.get(KFP_RUN_TAG, kfp_run_id) == kfp_run_id
 
 
 def close_pipeline_run(state: str, error_message: str = "") -> None:

@@ -69,3 +69,62 @@ def vitalfuse_process() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return call
+
+
+@pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory) -> Path:
+    """An MLflow database that has its tables, to copy: making them takes seconds."""
+    from pipelines.tracking import open_store
+
+    folder = tmp_path_factory.mktemp("mlflow")
+    open_store(f"sqlite:///{folder / 'mlflow.db'}", "Default")
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def tracking_uri(tmp_path, empty_mlflow) -> str:
+    """The URI of an MLflow store of the test's own."""
+    shutil.copy(empty_mlflow, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="session")
+def compiled_once() -> Callable[..., None]:
+    """compile_pipeline, which compiles each section `cluster` once for all tests."""
+    from pipelines.cluster import compile_pipeline
+
+    texts: dict[str, str] = {}
+
+    def compile_once(output, settings=None):
+        key = settings.model_dump_json()
+        if key not in texts:
+            compile_pipeline(output, settings)
+            texts[key] = output.read_text()
+        output.write_text(texts[key])
+
+    return compile_once
+
+
+@pytest.fixture
+def submitted(tmp_path, monkeypatch, vitalfuse, tracking_uri, compiled_once) -> Callable[..., Result]:
+    """Call a command for a cluster against a test server; its polls and repetitions are quick.
+
+    The settings name two models, and the MLflow store of the test.
+    """
+    monkeypatch.setattr("pipelines.submission.compile_pipeline", compiled_once)
+    for name in list(os.environ):
+        if name.startswith(("MLFLOW_", "VITALFUSE_", "KF_PIPELINES_", "KFP_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("PATH", "/nowhere")  # no kubectl
+    monkeypatch.setattr("pipelines.run_states.POLL_SECONDS", 0.02)
+    monkeypatch.setattr("pipelines.kfp_api.REPEAT_SECONDS", 0.01)
+    monkeypatch.chdir(tmp_path)
+    settings = {**TINY, "tracking": {"uri": tracking_uri}, "cluster": {"mlflow_uri": "http://mlflow.invalid:5000"}}
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(settings))
+
+    def call(server, *arguments: str) -> Result:
+        needs_settings = arguments[0] == "submit" or arguments[:2] == ("schedule", "create")
+        config = ["--config", "cluster.yaml"] if needs_settings else []
+        return vitalfuse(*arguments, *config, "--host", server if isinstance(server, str) else server.url)
+
+    return call

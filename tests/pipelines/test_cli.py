@@ -28,6 +28,17 @@ COMMANDS = {
     ("monitor",): ["LOG", "--labels", "--reference", "--version", "Exit code", "3 when"],
     ("serve",): ["--alias", "--folder", "--port", "VITALFUSE_SERVE_TOKEN", "/v1/diagnose"],
     ("ui",): ["--workspace", "--host", "--port", "5000"],
+    ("submit",): ["--host", "--token-file", "--wait", "KF_PIPELINES_TOKEN", "Exit code"],
+    ("runs",): ["--host", "--limit", "newest first"],
+    ("logs",): ["RUN", "STEP", "cross_validate[gru]"],
+    ("cancel",): ["RUN", "--tracking-uri", "killed"],
+    ("retry",): ["RUN", "--wait", "Exit code"],
+    ("schedule",): ["create", "list", "pause", "resume", "delete"],
+    ("schedule", "create"): ["--cron", "--every", "--start", "--end", "--no-catchup", "UTC"],
+    ("schedule", "list"): ["--host"],
+    ("schedule", "pause"): ["SCHEDULE"],
+    ("schedule", "resume"): ["SCHEDULE"],
+    ("schedule", "delete"): ["SCHEDULE"],
 }
 
 
@@ -45,6 +56,7 @@ def test_help_imports_nothing_heavy():
         "tensorflow",
         "keras",
         "kfp",
+        "kfp_server_api",
         "mlflow",
         "pandas",
         "numpy",

@@ -1,0 +1,206 @@
+"""The two ends of a run on a cluster: which MLflow run is opened, and how it is closed."""
+
+import mlflow
+import pytest
+
+from components.common import environment
+from components.common.tracking import KFP_RUN_TAG, STEP_TAG, step_run
+from components.ingest.locations import source_digest
+from components.ingest.settings import IngestSettings
+from components.run.run import close_pipeline_run, open_pipeline_run
+from data_schemas.errors import InputError
+
+KFP_RUN = "1f0c-kfp-run"
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory):
+    """A store that has its tables: making them takes seconds."""
+    database = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{database}").search_experiments()
+    return database.read_bytes()
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch, empty_store):
+    """The pods' environment on a cluster, with a store of the test's own."""
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", environment.PARENT_RUN_ID, environment.GIT_COMMIT):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "mlflow.db").write_bytes(empty_store)
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv(environment.KFP_RUN_ID, KFP_RUN)
+    mlflow.set_tracking_uri(uri)
+    yield mlflow.MlflowClient(uri)
+    mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "patients.csv").write_text("id\n1\n")
+    return {
+        "name": "tiny",
+        "tracking": {"experiment": "ward"},
+        "preprocess": {"folds": 3},
+        "ingest": {"name": "tiny", "sources": [{"format": "export", "path": str(tmp_path / "source")}]},
+    }
+
+
+def _runs(client):
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return client.search_runs(experiments, order_by=["attributes.start_time ASC"])
+
+
+def _opened(client, **tags):
+    experiment = client.get_experiment_by_name("ward")
+    experiment_id = experiment.experiment_id if experiment else client.create_experiment("ward")
+    return client.create_run(experiment_id, tags=tags).info.run_id
+
+
+# -- open
+
+
+def test_the_first_task_opens_the_parent_run_and_lists_the_sources(store, settings, monkeypatch):
+    monkeypatch.setenv(environment.GIT_COMMIT, "abc123")
+    digest = open_pipeline_run(settings)
+    assert digest == source_digest(IngestSettings.model_validate(settings["ingest"]))
+    (run,) = _runs(store)
+    assert run.info.run_name == "tiny" and run.info.status == "RUNNING"
+    assert store.get_experiment(run.info.experiment_id).name == "ward"
+    assert run.data.params["preprocess.folds"] == "3"
+    assert run.data.tags[KFP_RUN_TAG] == KFP_RUN
+    assert run.data.tags[STEP_TAG] == "pipeline"
+    assert run.data.tags["mlflow.source.git.commit"] == "abc123"
+
+
+def test_a_run_that_was_opened_before_is_taken(store, settings):
+    given = _opened(store)
+    open_pipeline_run(settings, given)
+    (run,) = _runs(store)
+    assert run.info.run_id == given
+    assert run.data.tags[KFP_RUN_TAG] == KFP_RUN
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_retry_of_the_task_opens_no_second_run(store, settings, given):
+    run_id = _opened(store) if given else ""
+    open_pipeline_run(settings, run_id)
+    open_pipeline_run(settings, run_id)
+    assert len(_runs(store)) == 1
+
+
+def test_a_cloned_run_gets_an_mlflow_run_of_its_own(store, settings, monkeypatch):
+    given = _opened(store)
+    open_pipeline_run(settings, given)
+    monkeypatch.setenv(environment.KFP_RUN_ID, "its-clone")
+    open_pipeline_run(settings, given)
+    first, second = _runs(store)
+    assert (first.info.run_id, first.data.tags[KFP_RUN_TAG]) == (given, KFP_RUN)
+    assert second.data.tags[KFP_RUN_TAG] == "its-clone"
+
+
+def test_a_run_of_another_server_is_told(store, settings):
+    _opened(store)
+    with pytest.raises(InputError, match="has no run 0123456789abcdef") as caught:
+        open_pipeline_run(settings, "0123456789abcdef0123456789abcdef")
+    assert caught.value.field == "cluster.mlflow_uri"
+
+
+def test_a_run_that_somebody_deleted_is_replaced(store, settings):
+    given = _opened(store)
+    store.delete_run(given)
+    open_pipeline_run(settings, given)
+    (run,) = _runs(store)
+    assert run.info.run_id != given
+
+
+def test_where_kfp_tracks_the_run_ours_is_deleted(store, settings, monkeypatch):
+    kfps, given = _opened(store), _opened(store)
+    monkeypatch.setenv("MLFLOW_RUN_ID", kfps)
+    open_pipeline_run(settings, given)
+    assert [run.info.run_id for run in _runs(store)] == [kfps]
+    # Again, as a retry would; and with one that is not there.
+    open_pipeline_run(settings, given)
+    open_pipeline_run(settings, "0123456789abcdef0123456789abcdef")
+    assert KFP_RUN_TAG not in store.get_run(kfps).data.tags
+
+
+def test_where_kfp_tracks_the_run_that_of_another_is_left_alone(store, settings, monkeypatch):
+    other = _opened(store, **{KFP_RUN_TAG: "another"})
+    monkeypatch.setenv("MLFLOW_RUN_ID", _opened(store))
+    open_pipeline_run(settings, other)
+    assert len(_runs(store)) == 2
+
+
+def test_without_tracking_the_sources_are_listed_all_the_same(settings, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert len(open_pipeline_run(settings, "no such run")) == 64
+
+
+def test_a_source_that_is_not_there_is_told(store, settings):
+    settings["ingest"]["sources"][0]["path"] = "/nowhere/export"
+    with pytest.raises(InputError, match="is not there"):
+        open_pipeline_run(settings)
+
+
+# -- close
+
+
+@pytest.fixture
+def parent(store, settings):
+    open_pipeline_run(settings)
+    (run,) = _runs(store)
+    return run.info.run_id
+
+
+def _step(name, metrics=None, tags=None):
+    with step_run(name, tags):
+        mlflow.log_metrics(metrics or {})
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [("SUCCEEDED", "FINISHED"), ("FAILED", "FAILED"), ("CANCELLED", "KILLED"), ("CANCELED", "KILLED"), ("?", "FAILED")],
+)
+def test_the_parent_run_ends_as_the_pipeline_did(store, parent, state, status):
+    close_pipeline_run(state)
+    assert store.get_run(parent).info.status == status
+
+
+def test_headline_metrics_and_the_model_come_up_to_the_parent_run(store, parent):
+    _step("ingest", {"patients": 40, "system/seconds": 3})
+    _step("train", {"loss": 0.5})
+    _step("compare", {"test/macro_auc": 0.8})
+    _step("register", tags={"vitalfuse.model": "diagnosis/3"})
+    close_pipeline_run("SUCCEEDED")
+    run = store.get_run(parent)
+    assert run.data.metrics == {"patients": 40, "test/macro_auc": 0.8}
+    assert run.data.tags["vitalfuse.model"] == "diagnosis/3"
+    assert "vitalfuse.error" not in run.data.tags
+
+
+def test_a_failed_pipeline_closes_what_is_left_open_and_keeps_the_message(store, parent):
+    _step("ingest")
+    open_child = _opened(store, **{"mlflow.parentRunId": parent, STEP_TAG: "train"})
+    close_pipeline_run("FAILED", "x" * 2000)
+    statuses = {run.data.tags[STEP_TAG]: run.info.status for run in _runs(store)}
+    assert statuses == {"pipeline": "FAILED", "ingest": "FINISHED", "train": "FAILED"}
+    assert store.get_run(open_child).info.end_time is not None
+    assert store.get_run(parent).data.tags["vitalfuse.error"] == "x" * 500
+
+
+def test_where_kfp_tracks_the_run_it_is_left_to_kfp(store, parent, monkeypatch):
+    monkeypatch.setenv("MLFLOW_RUN_ID", parent)
+    close_pipeline_run("FAILED", "broken")
+    run = store.get_run(parent)
+    assert run.info.status == "RUNNING" and "vitalfuse.error" not in run.data.tags
+
+
+def test_without_an_open_run_there_is_nothing_to_close(store, parent, monkeypatch, capsys):
+    monkeypatch.setenv(environment.KFP_RUN_ID, "another")
+    close_pipeline_run("SUCCEEDED")
+    assert "none to close" in capsys.readouterr().out
+    assert store.get_run(parent).info.status == "RUNNING"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    close_pipeline_run("SUCCEEDED")

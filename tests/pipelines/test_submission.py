@@ -1,0 +1,438 @@
+"""`vitalfuse submit` against a server that speaks KFP's API: what is uploaded, started, shown; and what goes wrong."""
+
+import datetime
+import json
+from pathlib import Path
+
+import pytest
+
+from pipelines.local import pipeline_arguments
+from pipelines.settings import load_settings
+from pipelines.tracking import PROCESS_TAG, open_client
+from tests.kfp_server import scripts
+from tests.kfp_server.execution import ScriptedExecution
+from tests.kfp_server.server import KfpServer
+
+RUNS = "/apis/v2beta1/runs"
+ONE_RUN = "/apis/v2beta1/runs/[^/]+"
+UPLOAD = "/apis/v2beta1/pipelines/upload_version"
+
+
+@pytest.fixture
+def server(tmp_path):
+    with KfpServer(tmp_path / "kfp", execute=lambda _: ScriptedExecution(scripts.happy())) as running:
+        yield running
+
+
+def _serve(tmp_path, script=None, **arguments):
+    result = arguments.pop("result", True)
+    logs = arguments.pop("logs", None)
+    return KfpServer(
+        tmp_path / "kfp",
+        execute=lambda _: ScriptedExecution(script or scripts.happy(), result=result, logs=logs),
+        **arguments,
+    )
+
+
+def _only(server):
+    (run,) = server.state.runs.values()
+    return run
+
+
+def _parents(tracking_uri, experiment="vitalfuse"):
+    client = open_client(tracking_uri)
+    found = client.get_experiment_by_name(experiment)
+    return client.search_runs([found.experiment_id]) if found else []
+
+
+def _refused(result, *words, code=2):
+    assert result.exit_code == code, result.output
+    assert isinstance(result.exception, SystemExit)
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("warning: ")]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("vitalfuse: ")
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+# -- what is started
+
+
+def test_the_run_gets_the_settings_as_arguments_and_both_addresses_are_printed(server, submitted, tracking_uri):
+    result = submitted(server, "submit")
+    assert result.exit_code == 0, result.output
+    run, (parent,) = _only(server), _parents(tracking_uri)
+    expected = pipeline_arguments(load_settings(Path("cluster.yaml"))) | {"mlflow_run_id": parent.info.run_id}
+    assert run.data["runtime_config"]["parameters"] == json.loads(json.dumps(expected))
+    lines = result.stdout.splitlines()
+    assert f"KFP run   {server.url}/#/runs/details/{run.run_id}" in lines
+    assert f"MLflow    run {parent.info.run_id} in {tracking_uri}" in lines
+    experiment = server.state.experiments[run.data["experiment_id"]]
+    assert experiment["display_name"] == "vitalfuse"
+
+
+def test_the_mlflow_run_is_tied_to_the_kfp_run_and_to_no_process_of_this_machine(server, submitted, tracking_uri):
+    submitted(server, "submit")
+    (parent,) = _parents(tracking_uri)
+    assert parent.info.status == "RUNNING"
+    assert parent.data.tags["vitalfuse.kfp_run_id"] == _only(server).run_id
+    assert parent.data.tags["vitalfuse.kfp_run_url"].endswith(_only(server).run_id)
+    assert parent.data.params["preprocess.folds"] == "2"
+    # Else the next run on this machine would close it, as the rest of a process that is gone.
+    assert PROCESS_TAG not in parent.data.tags
+
+
+def test_links_of_a_server_lead_to_the_run(server, submitted, monkeypatch):
+    from pipelines.cluster_tracking import ParentRun
+    from pipelines.tracking import Store
+
+    parent = ParentRun(Store("http://me:secret@mlflow.example:5000/", "7", ""), "abc")
+    assert parent.url == "http://mlflow.example:5000/#/experiments/7/runs/abc"
+    monkeypatch.setenv("KF_PIPELINES_UI_ENDPOINT", "https://kubeflow.example/pipeline/")
+    result = submitted(server, "submit")
+    run_id = _only(server).run_id
+    assert f"https://kubeflow.example/pipeline/#/runs/details/{run_id}" in result.stdout
+
+
+def test_an_unchanged_pipeline_is_uploaded_once(server, submitted):
+    first, second = submitted(server, "submit"), submitted(server, "submit", "--set", "train.optimiser.epochs=3")
+    assert "(uploaded)" in first.stdout
+    assert "(unchanged)" in second.stdout
+    assert server.faults.count("POST", UPLOAD) == 1
+    assert len(server.state.pipelines) == len(server.state.versions) == 1
+    third = submitted(server, "submit", "--set", "cluster.parallelism=7")
+    assert "(uploaded)" in third.stdout
+    assert len(server.state.pipelines) == 1
+    assert len({version["name"] for version in server.state.versions.values()}) == 2
+
+
+def test_who_uploads_at_the_same_time_shares_one_version(server, submitted):
+    submitted(server, "submit")
+    # Each looks, finds nothing, and then is told that it is there.
+    server.faults.order("GET", "/apis/v2beta1/pipelines", status=200, body="{}", times=1)
+    server.faults.order("GET", "/apis/v2beta1/pipelines/[^/]+/versions", status=200, body="{}", times=1)
+    server.faults.order("GET", "/apis/v2beta1/experiments", status=200, body="{}", times=1)
+    result = submitted(server, "submit")
+    assert result.exit_code == 0, result.output
+    assert "(unchanged)" in result.stdout
+    assert len(server.state.pipelines) == len(server.state.versions) == 1
+    assert server.faults.count("POST", UPLOAD) == 2
+    assert len(server.state.runs) == 2
+
+
+def test_a_conflict_over_something_else_is_told(server, submitted):
+    server.faults.order("POST", UPLOAD, status=409, body='{"error_message": "Failed to create a pipeline version"}')
+    _refused(submitted(server, "submit"), "409", "Failed to create a pipeline version")
+
+
+# -- experiments, namespaces, tokens
+
+
+def test_a_mistyped_experiment_is_refused_and_none_is_made(server, submitted):
+    server._add_experiment("sepsis", "")
+    _refused(submitted(server, "submit", "--experiment", "sepsys"), "--experiment", "did you mean 'sepsis'?")
+    assert {item["display_name"] for item in server.state.experiments.values()} == {"Default", "sepsis"}
+    assert not server.state.runs
+    assert submitted(server, "submit", "--experiment", "sepsis").exit_code == 0
+    assert submitted(server, "submit", "--experiment", "new", "--create-experiment").exit_code == 0
+    assert "new" in {item["display_name"] for item in server.state.experiments.values()}
+
+
+def test_a_server_with_several_users_wants_a_namespace(tmp_path, submitted):
+    with _serve(tmp_path, namespaces=["team"]) as server:
+        _refused(submitted(server, "submit"), "--namespace", "several users")
+        _refused(submitted(server, "submit", "--namespace", "others"), "403", "not authorized", "others")
+        assert submitted(server, "submit", "--namespace", "team").exit_code == 0
+        (pipeline,) = server.state.pipelines.values()
+        assert pipeline["namespace"] == "team"
+
+
+@pytest.mark.parametrize("given", ["option", "KF_PIPELINES_TOKEN", "KFP_TOKEN", "file"])
+def test_a_token_is_taken_from_several_places(given, tmp_path, submitted, monkeypatch):
+    arguments = []
+    if given == "option":
+        arguments = ["--token", "s3cret"]
+    elif given == "file":
+        (tmp_path / "token").write_text("s3cret\n")
+        arguments = ["--token-file", "token"]
+    else:
+        monkeypatch.setenv(given, "s3cret")
+    with _serve(tmp_path, token="s3cret") as server:
+        result = submitted(server, "submit", *arguments)
+        assert result.exit_code == 0, result.output
+        assert "s3cret" not in result.output
+
+
+def test_a_wrong_token_is_told_and_never_shown(tmp_path, submitted):
+    with _serve(tmp_path, token="s3cret") as server:
+        _refused(submitted(server, "runs"), "--token", "wants a token (401)", "KF_PIPELINES_TOKEN")
+        wrong = submitted(server, "runs", "--token", "wr0ng")
+        _refused(wrong, "--token", "does not accept the token (401)")
+        assert "wr0ng" not in wrong.output
+        _refused(submitted(server, "runs", "--token-file", "nowhere"), "nowhere", "--token-file", "can't be read")
+        _refused(submitted(server, "runs", "--token", "two words"), "--token", "blanks")
+
+
+# -- addresses
+
+
+def test_a_host_that_is_none(submitted, vitalfuse):
+    _refused(submitted("http://127.0.0.1:1", "runs"), "--host", "nothing answers at http://127.0.0.1:1")
+    _refused(submitted("http://no-such-host.invalid", "runs"), "--host", "there is no host of the name")
+    _refused(submitted("kubeflow.example.org", "runs"), "--host", "is no address", "https://")
+    _refused(vitalfuse("runs"), "--host", "no KFP server is named", "KF_PIPELINES_ENDPOINT")
+
+
+def test_a_login_page_is_not_taken_for_an_answer(server, submitted):
+    page = {"status": 200, "body": "<html>Log in</html>", "content_type": "text/html; charset=utf-8"}
+    server.faults.order("GET", ".*", **page)
+    _refused(submitted(server, "submit"), "--host", "web page", "token")
+
+
+def test_https_needs_a_trusted_certificate(tmp_path, submitted):
+    certificate, key = _certificate(tmp_path)
+    with _serve(tmp_path, tls=(str(certificate), str(key))) as server:
+        _refused(submitted(server, "runs"), "--ca-cert", "not trusted")
+        _refused(submitted(server, "runs", "--ca-cert", "nowhere.pem"), "nowhere.pem", "no such file")
+        assert submitted(server, "runs", "--ca-cert", str(certificate)).exit_code == 0
+
+
+def _certificate(folder):
+    """A certificate of its own for 127.0.0.1."""
+    import ipaddress
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(address, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    encoding = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "key.pem").write_bytes(key.private_bytes(*encoding))
+    return folder / "cert.pem", folder / "key.pem"
+
+
+# -- servers that fail
+
+
+def test_what_can_be_asked_again_is_asked_again(server, submitted):
+    server.faults.order("GET", "/apis/v2beta1/experiments", status=500, times=1)
+    server.faults.order("GET", "/apis/v2beta1/pipelines", status=503, times=2)
+    assert submitted(server, "submit").exit_code == 0
+
+
+def test_a_server_that_goes_on_failing_is_given_up(server, submitted):
+    server.faults.order("GET", "/apis/v2beta1/experiments", status=500, body='{"code": 13, "message": "disk full"}')
+    _refused(submitted(server, "submit"), "failed (500: disk full)", "later", code=1)
+    assert 2 <= server.faults.count("GET", "/apis/v2beta1/experiments") <= 5
+
+
+def test_a_run_that_can_t_be_started_leaves_no_mlflow_run_open(server, submitted, tracking_uri):
+    server.faults.order("POST", RUNS, status=500)
+    _refused(submitted(server, "submit"), "failed (500", code=1)
+    # Starting twice would run twice.
+    assert server.faults.count("POST", RUNS) == 1
+    (parent,) = _parents(tracking_uri)
+    assert parent.info.status == "FAILED"
+    assert "could not be started" in parent.data.tags["vitalfuse.error"]
+
+
+def test_a_start_that_was_heard_but_not_answered_is_not_repeated(server, submitted, tracking_uri):
+    server.faults.order("POST", RUNS, after=True, delay=3.0, status=504, times=1)
+    result = submitted(server, "submit", "--wait", "--answer-timeout", "2")
+    assert result.exit_code == 0, result.output
+    assert server.faults.count("POST", RUNS) == 1
+    (parent,) = _parents(tracking_uri)
+    assert parent.data.tags["vitalfuse.kfp_run_id"] == _only(server).run_id
+
+
+def test_a_slow_server_is_told_of(server, submitted):
+    server.faults.order("GET", RUNS, delay=1.5)
+    _refused(submitted(server, "runs", "--answer-timeout", "0.5"), "did not answer within", code=1)
+
+
+# -- MLflow
+
+
+def test_without_an_mlflow_server_the_first_task_opens_the_run(server, submitted):
+    result = submitted(server, "submit", "--set", "tracking.uri=http://127.0.0.1:1")
+    assert result.exit_code == 0, result.output
+    assert "warning: the MLflow server at http://127.0.0.1:1 can't be used" in result.stderr
+    assert "MLflow" not in result.stdout
+    assert _only(server).data["runtime_config"]["parameters"]["mlflow_run_id"] == ""
+
+
+def test_our_runs_switch_kfps_own_integration_off(server, submitted):
+    submitted(server, "submit")
+    assert _only(server).data["plugins_input"] == {"mlflow": {"disabled": True}}
+
+
+def test_a_server_from_before_the_integration_takes_the_run(tmp_path, submitted):
+    with _serve(tmp_path, knows_plugins=False) as server:
+        assert submitted(server, "submit").exit_code == 0
+        assert "plugins_input" not in _only(server).data
+
+
+def test_kfps_own_integration_opens_the_only_mlflow_run(tmp_path, submitted, tracking_uri):
+    from tests.kfp_server.mlflow_plugin import RunPlugin
+
+    with _serve(tmp_path, plugin=RunPlugin(tracking_uri)) as server:
+        result = submitted(server, "submit", "--wait", "--set", "cluster.mlflow=kfp")
+        assert result.exit_code == 0, result.output
+        run, (parent,) = _only(server), _parents(tracking_uri)
+        assert parent.data.tags["kfp.pipeline_run_id"] == run.run_id
+        assert parent.info.status == "FINISHED"
+        assert f"MLflow    {tracking_uri}/#/experiments/" in result.stdout
+        assert run.data["runtime_config"]["parameters"]["mlflow_run_id"] == ""
+        assert "MLFLOW_TRACKING_URI" not in run.package
+
+
+class _NoClient:
+    """An MLflow client whose server is gone."""
+
+    def __getattr__(self, name):
+        raise ConnectionError("the MLflow server is gone")
+
+
+def test_an_integration_that_is_off_or_fails_is_told(tmp_path, server, submitted, tracking_uri):
+    from tests.kfp_server.mlflow_plugin import RunPlugin
+
+    result = submitted(server, "submit", "--set", "cluster.mlflow=kfp")
+    assert result.exit_code == 0
+    assert "is its MLflow integration switched on?" in result.stderr
+    plugin = RunPlugin(tracking_uri)
+    plugin.client = _NoClient()
+    with _serve(tmp_path, plugin=plugin) as broken:
+        result = submitted(broken, "submit", "--set", "cluster.mlflow=kfp")
+        assert result.exit_code == 0
+        assert "KFP's MLflow integration opened no run: the MLflow server is gone" in result.stderr
+
+
+# -- waiting
+
+
+def test_wait_shows_each_change_and_ends_with_success(server, submitted, tracking_uri):
+    result = submitted(server, "submit", "--wait")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    for step in (
+        "open_run",
+        "ingest",
+        "cross_validate[cnn_lstm_attention]",
+        "cross_validate[random_forest]",
+        "close_run",
+    ):
+        assert any(line.startswith(f"{step}: done") for line in lines), step
+    assert lines[-1].startswith("run       succeeded after ")
+    # No task of this script closes it, so the command does.
+    assert _parents(tracking_uri)[0].info.status == "FINISHED"
+
+
+def test_wait_tells_why_a_step_failed(tmp_path, submitted, tracking_uri):
+    log = (
+        "reading\nTraceback (most recent call last):\n  File x\nValueError: inner\n\n"
+        "The above exception was the direct cause\nTraceback (most recent call last):\n  File y\n"
+        "data_schemas.errors.InputError: labels.csv, row 7: is no class. Mend it.\n"
+        "F1124 main.go:50] failed to execute component: exit status 2\n"
+    )
+    with _serve(tmp_path, scripts.failing("ingest"), result=False, logs={"ingest": log}) as server:
+        result = submitted(server, "submit", "--wait")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == ["vitalfuse: ingest: labels.csv, row 7: is no class. Mend it."]
+    lines = result.stdout.splitlines()
+    assert "open_run: done (0 s)" in lines or "open_run: done (1 s)" in lines
+    assert any(line.startswith("ingest: failed") for line in lines)
+    assert "train: skipped" in lines
+    assert any(line.startswith("close_run: done") for line in lines)
+    assert lines[-1].startswith("run       failed after ")
+    assert _parents(tracking_uri)[0].info.status == "FAILED"
+
+
+def test_a_failed_step_without_a_log_is_named_with_the_way_to_its_log(tmp_path, submitted):
+    with _serve(tmp_path, scripts.failing("train"), result=False) as server:
+        result = submitted(server, "submit", "--wait")
+        assert result.exit_code == 1
+        assert (
+            f"vitalfuse: train: failed; its log may tell: vitalfuse logs {_only(server).run_id} 'train'"
+            in result.stderr
+        )
+
+
+def test_wait_ends_with_130_when_somebody_cancels(tmp_path, submitted, tracking_uri):
+    script = [{"kind": "started", "task": "open-run"}, 0.2, lambda: _cancel(server), 30.0]
+    with _serve(tmp_path, script) as server:
+        result = submitted(server, "submit", "--wait")
+    assert result.exit_code == 130, result.output
+    assert "open_run: cancelled" in result.stdout
+    assert _parents(tracking_uri)[0].info.status == "KILLED"
+
+
+def _cancel(server):
+    run = _only(server)
+    with server.state.lock:
+        run.set_state("CANCELING")
+    run.execution.terminate()
+
+
+def test_wait_has_an_end(tmp_path, submitted, tracking_uri):
+    with _serve(tmp_path, [{"kind": "started", "task": "open-run"}, 30.0]) as server:
+        result = submitted(server, "submit", "--wait", "--timeout", "0.5")
+        assert result.exit_code == 124
+        assert "still on after 0 s" in result.stderr or "still on after 0.5 s" in result.stderr
+        assert _only(server).state == "RUNNING"
+        assert _parents(tracking_uri)[0].info.status == "RUNNING"
+
+
+def test_ctrl_c_stops_watching_and_leaves_the_run(tmp_path, submitted, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with _serve(tmp_path, [{"kind": "started", "task": "open-run"}, 30.0]) as server:
+        monkeypatch.setattr("pipelines.run_states.time.sleep", interrupt)
+        result = submitted(server, "submit", "--wait")
+        monkeypatch.undo()
+        assert result.exit_code == 130
+        assert f"vitalfuse cancel {_only(server).run_id}" in result.stderr
+        assert _only(server).state == "RUNNING"
+
+
+def test_a_server_that_is_away_for_a_while_does_not_end_the_wait(server, submitted):
+    server.faults.order("GET", ONE_RUN, status=503, times=9)
+    result = submitted(server, "submit", "--wait")
+    assert result.exit_code == 0, result.output
+
+
+def test_a_server_that_stays_away_ends_the_wait(server, submitted, monkeypatch):
+    monkeypatch.setattr("pipelines.run_states.PATIENCE_SECONDS", 0.2)
+    server.faults.order("GET", ONE_RUN, status=503)
+    result = submitted(server, "submit", "--wait")
+    assert result.exit_code == 1
+    assert "The run goes on without being watched" in result.stderr
+
+
+def test_a_token_that_runs_out_ends_the_wait(tmp_path, submitted):
+    script = [{"kind": "started", "task": "open-run"}, 30.0]
+    with _serve(tmp_path, script, token="s3cret") as server:
+        server.faults.order("GET", ONE_RUN, status=401, body='{"code": 16, "message": "expired"}')
+        _refused(submitted(server, "submit", "--wait", "--token", "s3cret"), "does not accept the token (401)")
+
+
+def test_a_pipeline_of_the_settings_cluster_section_is_uploaded(server, submitted):
+    submitted(server, "submit", "--set", "cluster.images.registry=registry.example.org/ml")
+    (package,) = server.state.packages.values()
+    assert "registry.example.org/ml/" in package
