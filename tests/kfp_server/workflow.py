@@ -115,7 +115,7 @@ class Workflow:
             self.nodes[self.name].phase = "Failed"
 
     def reopen(self) -> None:
-        """Prepare for a retry: what failed is forgotten but for the graphs, which run again; hooks that ran, have run."""
+        """Prepare for a retry: what failed is forgotten, but for the graphs, which run again; hooks that ran stay."""
         for name, node in list(self.nodes.items()):
             if node.phase in ("Failed", "Omitted"):
                 if node.kind in ("DAG", "TaskGroup"):
