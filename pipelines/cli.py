@@ -16,7 +16,8 @@ import click
 
 from data_schemas.errors import InputError
 from pipelines import cluster_cli
-from pipelines.cli_options import config_option, set_option
+from pipelines.cli_options import config_option as _config_option
+from pipelines.cli_options import set_option as _set_option
 from pipelines.errors import ServerError
 
 if TYPE_CHECKING:
@@ -72,8 +73,8 @@ for _command in cluster_cli.COMMANDS:
 
 
 @main.command()
-@config_option
-@set_option
+@_config_option
+@_set_option
 @click.option("--workspace", type=click.Path(path_type=Path), help="Folder for runs, cache and the MLflow store.")
 @click.option(
     "--runner",
@@ -169,8 +170,8 @@ def _relative(path: Path) -> Path:
     show_default=True,
     help="YAML file to write.",
 )
-@config_option
-@set_option
+@_config_option
+@_set_option
 def compile(output: Path, config: str, overrides: tuple[str, ...]) -> None:
     """Compile the pipeline to the YAML that a KFP cluster takes.
 

@@ -63,6 +63,8 @@ class RunPlugin:
     def end(self, output: dict[str, Any], state: str) -> None:
         """Close the parent run, and what is open below it."""
         entries = output["mlflow"]["entries"]
+        if not entries:
+            return
         status = _STATUS.get(state, "FAILED")
         self._close(entries["experiment_id"]["value"], entries["root_run_id"]["value"], status)
 
@@ -74,7 +76,8 @@ class RunPlugin:
 
     def retry(self, output: dict[str, Any]) -> None:
         """Open the parent run again."""
-        self.client.update_run(output["mlflow"]["entries"]["root_run_id"]["value"], status="RUNNING")
+        if entries := output["mlflow"]["entries"]:
+            self.client.update_run(entries["root_run_id"]["value"], status="RUNNING")
 
 
 class TaskPlugin:

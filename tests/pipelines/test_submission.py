@@ -86,7 +86,7 @@ def test_links_of_a_server_lead_to_the_run(server, submitted, monkeypatch):
     from pipelines.cluster_tracking import ParentRun
     from pipelines.tracking import Store
 
-    parent = ParentRun(Store("http://me:secret@mlflow.example:5000/", "7", ""), "abc")
+    parent = ParentRun(Store("http://me:secret@mlflow.example:5000/", "7", "", ""), "abc")
     assert parent.url == "http://mlflow.example:5000/#/experiments/7/runs/abc"
     monkeypatch.setenv("KF_PIPELINES_UI_ENDPOINT", "https://kubeflow.example/pipeline/")
     result = submitted(server, "submit")
