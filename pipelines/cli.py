@@ -393,6 +393,68 @@ def serve(
     )
 
 
+@main.command()
+@click.argument("version", default="@champion", metavar="[VERSION|@ALIAS]")
+@click.option("--canary", type=click.IntRange(0, 100), help="Percent of the requests that this version gets.")
+@click.option("--namespace", help="Namespace of the InferenceService.")
+@click.option("--name", help="Name of the InferenceService.")
+@click.option("--image", help="Serving image.")
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), help="YAML file to write; else it is printed."
+)
+@click.option("--apply", "applied", is_flag=True, help="Apply it with kubectl.")
+@click.option("--dry-run", is_flag=True, help="With --apply: let the cluster check it, and change nothing.")
+@click.option("--context", help="With --apply: context of the kubeconfig.")
+@click.option("--allow-failed-gates", is_flag=True, help="Deploy a version that failed its gates.")
+@_config_option
+@_set_option
+def deploy(
+    version: str,
+    output: Path | None,
+    applied: bool,
+    dry_run: bool,
+    context: str | None,
+    allow_failed_gates: bool,
+    config: str,
+    overrides: tuple[str, ...],
+    **options: str | int | None,
+) -> None:
+    """Render the KServe InferenceService of a registered version, and apply it when asked.
+
+    VERSION is a number, or an alias such as @champion (the default), which is looked up once: what is deployed does not
+    change when the alias moves. With a canary share of less than 100, the other requests stay with the version that
+    runs. Secrets are named in the YAML, never written there.
+    """
+    from mlflow import MlflowClient
+
+    from pipelines.deploy import apply, find_release, render, to_yaml
+    from pipelines.settings import find_config, load_settings
+    from pipelines.tracking import prepare_store
+
+    if (dry_run or context) and not applied:
+        raise InputError("needs --apply", field="--dry-run" if dry_run else "--context")
+    extra = [f"deploy.{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
+    settings = load_settings(find_config(config), [*overrides, *extra])
+    store = prepare_store(settings)
+    release = find_release(
+        MlflowClient(tracking_uri=store.uri, registry_uri=store.uri),
+        settings.register_model.model_name,
+        version,
+        allow_failed_gates=allow_failed_gates,
+    )
+    manifest = to_yaml(render(settings, release))
+    if output is not None:
+        from components.common.files import atomic_file
+
+        with atomic_file(output) as path:
+            path.write_text(manifest, encoding="utf-8")
+        click.echo(f"wrote {output}: {release.model} version {release.version}", err=True)
+    elif not applied:
+        click.echo(manifest, nl=False)
+    if applied:
+        click.echo(apply(manifest, context=context, dry_run=dry_run))
+
+
 def _plain(value: str | int | Path | None) -> str | int | None:
     return str(value) if isinstance(value, Path) else value
 

@@ -21,6 +21,7 @@ from components.train.settings import TrainSettings
 from components.validate.settings import ValidateSettings
 from data_schemas.errors import InputError
 from pipelines.cluster_settings import ClusterSettings
+from pipelines.deploy_settings import DeploySettings
 from serving.monitor.settings import MonitorSettings
 from serving.settings import ServeSettings
 from training.names import CANDIDATE, MODEL_NAMES
@@ -69,6 +70,7 @@ class Settings(Section):
     cluster: ClusterSettings = ClusterSettings()
     serve: ServeSettings = ServeSettings()
     monitor: MonitorSettings = MonitorSettings()
+    deploy: DeploySettings = DeploySettings()
 
     @field_validator("models")
     @classmethod

@@ -254,12 +254,12 @@ def _summaries(rows: list[_Answered]) -> dict[str, np.ndarray]:
 
 
 def _age(patient: Patient) -> float | None:
-    """Return whole years at the first reading or, without one, now."""
+    """Return whole years at the start of the stay: the first reading where it is not told or, without one, now."""
     if patient.age is not None:
         return float(int(patient.age))
     if patient.birth_date is None:
         return None
-    first = min((reading.time for reading in patient.observations), default=datetime.now(UTC))
+    first = patient.start or min((reading.time for reading in patient.observations), default=datetime.now(UTC))
     return float(first.year - int(patient.birth_date[:4]))
 
 

@@ -25,6 +25,7 @@ COMMANDS = {
     ("cohort",): ["generate", "describe"],
     ("cohort", "generate"): ["--patients", "--seed", "--layout", "--force", "300", "proves nothing clinical"],
     ("cohort", "describe"): ["FOLDER", "--workspace", "No patient is named"],
+    ("deploy",): ["--canary", "--namespace", "--output", "--apply", "KServe", "@champion"],
     ("monitor",): ["LOG", "--labels", "--reference", "--version", "Exit code", "3 when"],
     ("serve",): ["--alias", "--folder", "--port", "VITALFUSE_SERVE_TOKEN", "/v1/diagnose"],
     ("ui",): ["--workspace", "--host", "--port", "5000"],
