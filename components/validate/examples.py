@@ -2,13 +2,60 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from components.validate.tables import CohortTables
 
 CHANNEL_PREFIX = "channel:"
+_OF_PATIENTS = ("observations", "notes", "images", "annotations")
+# Examples that TFDV takes at a time.
+ROW_GROUP = 1000
+
+
+def write_examples(tables: CohortTables, folder: Path, patients: int) -> int:
+    """Write the examples of a cohort into some files, so that several workers may read them.
+
+    Args:
+        tables: The cohort's tables.
+        folder: An existing, empty folder.
+        patients: Examples in a file.
+
+    Returns:
+        Number of files.
+    """
+    ordered = _by_patient(tables)
+    starts = range(0, len(tables.patients), patients)
+    for number, start in enumerate(starts):
+        part = _of_patients(ordered, start, min(start + patients, len(tables.patients)))
+        pq.write_table(build_examples(part), folder / f"examples-{number:05d}.parquet", row_group_size=ROW_GROUP)
+    return len(starts)
+
+
+def _by_patient(tables: CohortTables) -> CohortTables:
+    """Sort the tables by patient, where they are not; rows of unknown patients come first."""
+    changed = {}
+    for name in _OF_PATIENTS:
+        table = getattr(tables, name)
+        if not table["patient"].is_monotonic_increasing:
+            changed[name] = table.sort_values("patient", kind="stable")
+    return replace(tables, **changed)
+
+
+def _of_patients(tables: CohortTables, start: int, stop: int) -> CohortTables:
+    """Return the rows of some patients, who are numbered from 0 then; the tables are in the order of the patients."""
+    parts = {}
+    for name in _OF_PATIENTS:
+        table = getattr(tables, name)
+        first, last = np.searchsorted(table["patient"].to_numpy(), (start, stop))
+        own = table.iloc[first:last]
+        parts[name] = own.assign(patient=own["patient"] - start)
+    return replace(tables, patients=tables.patients.iloc[start:stop].reset_index(drop=True), **parts)
 
 
 def build_examples(tables: CohortTables) -> pa.Table:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
 
 from components.common.settings import Section
 
@@ -27,6 +29,49 @@ DEFAULT_ERRORS = [
 ]
 
 
+Runner = Literal["in_memory", "DirectRunner", "FlinkRunner", "SparkRunner", "DataflowRunner", "PortableRunner"]
+
+
+class BeamSettings(Section):
+    """Where TFDV computes its statistics."""
+
+    runner: Runner = Field(
+        default="in_memory",
+        description="in_memory: in the step's own process, without Beam; else the Apache Beam runner. DirectRunner: "
+        "processes of the step's own machine",
+    )
+    workers: int = Field(default=1, ge=1, le=256, description="Processes of the DirectRunner")
+    options: dict[str, str | int | float | bool] = Field(
+        default_factory=dict,
+        description="Further Beam pipeline options, such as flink_master: host:8081; nothing secret",
+    )
+    folder: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Where the examples lie while the job runs; the workers of all runners but the DirectRunner must "
+        "reach it: s3://, gs://, hdfs:// or a shared folder. null: a temporary folder of the step's machine",
+    )
+    examples_per_file: int = Field(
+        default=10_000, ge=1, le=1_000_000, description="Patients in a file of examples, which one worker reads"
+    )
+
+    @field_validator("options")
+    @classmethod
+    def _holds_no_secret(cls, options: dict) -> dict:
+        for name in options:
+            if any(word in name.lower() for word in ("secret", "password", "token", "access_key")):
+                raise ValueError(f"{name} looks like a credential; give it to the workers by their environment")
+        return options
+
+    @model_validator(mode="after")
+    def _workers_reach_the_examples(self) -> BeamSettings:
+        if self.runner not in ("in_memory", "DirectRunner") and self.folder is None:
+            raise ValueError(f"folder must name a place that the workers of the {self.runner} reach")
+        if self.runner != "DirectRunner" and self.workers != 1:
+            raise ValueError(f"workers is for the DirectRunner; give the {self.runner} its own options")
+        return self
+
+
 class ValidateSettings(Section):
     """What stops a run, and what is only reported."""
 
@@ -49,3 +94,4 @@ class ValidateSettings(Section):
     rejected_fraction: float = Field(
         default=0.01, ge=0, le=1, description="More rejected rows than this share of all rows are reported"
     )
+    beam: BeamSettings = BeamSettings()

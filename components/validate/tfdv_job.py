@@ -1,9 +1,11 @@
-"""The TFDV job: statistics, schema and anomalies of examples in a Parquet file.
+"""The TFDV job: statistics, schema and anomalies of examples in Parquet files.
 
 Runs in an interpreter of its own (``PYTHON tfdv_job.py job.json``), because TFDV may need an environment of its own. So
-it imports TFDV, pyarrow and the standard library alone; it works with TFDV 1.16 and 1.21, protobuf 4 and 6.
+it imports TFDV with its Beam, pyarrow and the standard library alone; it works with TFDV 1.16 and 1.21, protobuf 4
+and 6.
 
-The job file holds: ``examples`` (Parquet, list columns, one row an example), ``schema`` and ``channel_schema`` (text
+The job file holds: ``examples`` (folder of Parquet files, list columns, one row an example), ``beam`` (runner, workers,
+options and folder), ``schema`` and ``channel_schema`` (text
 protos), ``classes`` (names), ``channels`` (feature, low, high, unit), ``baseline`` (statistics.pb or null),
 ``drift_threshold``, ``output`` (an existing folder for ``statistics.pb``, ``schema.pbtxt`` and ``anomalies.pbtxt``) and
 ``result`` (the JSON file to write).
@@ -13,9 +15,12 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
+import uuid
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow_data_validation as tfdv
 from google.protobuf import text_format
@@ -52,19 +57,107 @@ def build_schema(job: dict) -> schema_pb2.Schema:
     return schema
 
 
-def compute_statistics(examples: Path, schema: schema_pb2.Schema) -> statistics_pb2.DatasetFeatureStatisticsList:
-    """Compute the statistics of a Parquet file in this process.
+def compute_statistics(
+    examples: Path, schema: schema_pb2.Schema, beam: dict
+) -> statistics_pb2.DatasetFeatureStatisticsList:
+    """Compute the statistics of the examples, in this process or by a Beam pipeline.
 
     Args:
-        examples: The Parquet file; all columns are lists.
+        examples: Folder of Parquet files; all columns are lists.
         schema: The schema, which tells strings that are categories from others.
+        beam: The job's ``beam``.
 
     Returns:
         The statistics.
     """
-    table = pq.read_table(examples).combine_chunks()
+    options = tfdv.StatsOptions(schema=schema)
+    if beam["runner"] != "in_memory":
+        return beam_statistics(examples, options, beam)
+    table = pa.concat_tables([pq.read_table(path) for path in sorted(examples.glob("*.parquet"))]).combine_chunks()
     # The function behind generate_statistics_from_dataframe: no Beam pipeline, no detour over pandas.
-    return generate_statistics_in_memory(table.to_batches()[0], tfdv.StatsOptions(schema=schema))
+    return generate_statistics_in_memory(table.to_batches()[0], options)
+
+
+def beam_statistics(
+    examples: Path, options: tfdv.StatsOptions, beam: dict
+) -> statistics_pb2.DatasetFeatureStatisticsList:
+    """Compute the statistics by a Beam pipeline.
+
+    Args:
+        examples: Folder of Parquet files.
+        options: TFDV's options.
+        beam: The job's ``beam``.
+
+    Returns:
+        The statistics.
+    """
+    from apache_beam import FlatMap, Pipeline
+    from apache_beam.io import ReadFromParquetBatched
+    from apache_beam.io.filesystems import FileSystems
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    # Options come first: file systems such as S3 learn from them.
+    pipeline_options = PipelineOptions(beam_arguments(beam))
+    FileSystems.set_options(pipeline_options)
+    shared = beam["folder"] and f"{beam['folder'].rstrip('/')}/vitalfuse-{uuid.uuid4().hex}"
+    place = shared or str(examples)
+    try:
+        if shared:
+            # Not an error where the store knows no folders.
+            FileSystems.mkdirs(shared)
+            for path in sorted(examples.glob("*.parquet")):
+                with path.open("rb") as source, FileSystems.create(f"{shared}/{path.name}") as target:
+                    shutil.copyfileobj(source, target)
+        result = f"{place}/statistics.pb"
+        with Pipeline(options=pipeline_options) as pipeline:
+            (
+                pipeline
+                | "Read" >> ReadFromParquetBatched(f"{place}/*.parquet")
+                | "Batch" >> FlatMap(record_batches)
+                | "Statistics" >> tfdv.GenerateStatistics(options)
+                | "Write" >> tfdv.WriteStatisticsToBinaryFile(result)
+            )
+        with FileSystems.open(result) as stream:
+            return statistics_pb2.DatasetFeatureStatisticsList.FromString(stream.read())
+    finally:
+        if shared:
+            left = [entry.path for match in FileSystems.match([f"{shared}/*"]) for entry in match.metadata_list]
+            FileSystems.delete(left + [folder for folder in [shared] if FileSystems.exists(folder)])
+
+
+def record_batches(table: pa.Table) -> list:
+    """Return a table as the batches that TFDV takes.
+
+    Args:
+        table: A row group.
+
+    Returns:
+        Record batches.
+    """
+    return table.combine_chunks().to_batches()
+
+
+def beam_arguments(beam: dict) -> list:
+    """Return Beam's command line options.
+
+    Args:
+        beam: The job's ``beam``.
+
+    Returns:
+        Arguments such as ``--runner=FlinkRunner``.
+    """
+    options = dict(beam["options"])
+    if beam["runner"] == "DirectRunner":
+        # Beam's own batch runner by name: its DirectRunner would look for another one on the network first.
+        options["runner"] = "FnApiRunner"
+        options["direct_num_workers"] = beam["workers"]
+        options["direct_running_mode"] = "multi_processing" if beam["workers"] > 1 else "in_memory"
+    else:
+        options["runner"] = beam["runner"]
+    # A flag that is true has no value, one that is false is left out.
+    return [
+        f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items() if value is not False
+    ]
 
 
 def summarise_feature(feature: statistics_pb2.FeatureNameStatistics) -> dict:
@@ -133,7 +226,7 @@ def run(job: dict) -> None:
     """
     output = Path(job["output"])
     schema = build_schema(job)
-    statistics = compute_statistics(Path(job["examples"]), schema)
+    statistics = compute_statistics(Path(job["examples"]), schema, job["beam"])
     baseline = None
     if job["baseline"]:
         baseline = statistics_pb2.DatasetFeatureStatisticsList.FromString(Path(job["baseline"]).read_bytes())

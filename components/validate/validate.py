@@ -9,14 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
-import pyarrow.parquet as pq
 
 import data_schemas
 from components.common.files import atomic_folder
 from components.common.result import StepResult, ignore_progress
 from components.validate.anomalies import Anomaly
 from components.validate.checks import check_tables
-from components.validate.examples import CHANNEL_PREFIX, build_examples
+from components.validate.examples import CHANNEL_PREFIX, write_examples
 from components.validate.interpreter import find_interpreter, run_job
 from components.validate.settings import ValidateSettings
 from components.validate.tables import CohortTables, read_tables
@@ -91,6 +90,7 @@ def validate_cohort(
             "validate.drift_threshold": settings.drift_threshold,
             "validate.baseline": settings.baseline or "none",
             "validate.rare_channel_fraction": settings.rare_channel_fraction,
+            "validate.beam.runner": settings.beam.runner,
         },
         artifacts={"validation": output},
         tags={"tfdv_version": job_result["tfdv_version"]},
@@ -113,11 +113,11 @@ def run_tfdv(tables: CohortTables, folder: Path, settings: ValidateSettings, int
     Raises:
         RuntimeError: The job failed; the message ends with what it printed last.
     """
-    with tempfile.TemporaryDirectory() as name:
-        work = Path(name)
-        pq.write_table(build_examples(tables), work / "examples.parquet")
+    with tempfile.TemporaryDirectory(prefix="vitalfuse-examples-") as name:
+        write_examples(tables, Path(name), settings.beam.examples_per_file)
         job = {
-            "examples": str(work / "examples.parquet"),
+            "examples": name,
+            "beam": settings.beam.model_dump(include={"runner", "workers", "options", "folder"}),
             "schema": str(SCHEMAS / "cohort.pbtxt"),
             "channel_schema": str(SCHEMAS / "channel.pbtxt"),
             "classes": tables.manifest.classes,

@@ -1,9 +1,10 @@
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from components.validate.examples import build_examples
+from components.validate.examples import build_examples, write_examples
 from components.validate.tables import category_codes, image_statistics, read_tables
 
 
@@ -64,3 +65,20 @@ def test_image_statistics_by_chunks(monkeypatch):
     images[1, 0, 0, 0] = np.nan
     assert np.isnan(image_statistics(images)[2]).all()
     assert np.isnan(image_statistics(np.zeros((0, 0, 0, 0)))[2]).all()
+
+
+@pytest.mark.parametrize("patients", [1, 5, 12, 100])
+def test_files_together_hold_the_same_examples(make_cohort, tmp_path, patients):
+    def change(tables, images):
+        # A patient without anything, an unknown one, and notes in no order.
+        tables["observations"] = tables["observations"][tables["observations"]["patient_id"] != "p03"]
+        tables["notes"] = tables["notes"].iloc[::-1]
+        tables["notes"].iloc[0, 0] = "stranger"
+
+    tables = read_tables(make_cohort(change))
+    folder = tmp_path / "examples"
+    folder.mkdir()
+    assert write_examples(tables, folder, patients) == -(-12 // patients)
+    files = sorted(folder.glob("*.parquet"))
+    assert [pq.read_metadata(file).num_rows for file in files][:-1] == [patients] * (len(files) - 1)
+    assert pa.concat_tables([pq.read_table(file) for file in files]).equals(build_examples(tables))
