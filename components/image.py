@@ -1,6 +1,7 @@
 """The container images that the components name.
 
-A local run ignores them; on a cluster they carry this package, so that nothing is installed when a pod starts.
+They carry this package, so that nothing is installed when a pod starts. Steps that run as processes of this machine
+ignore them.
 """
 
 DATA = "vitalfuse/data-python:latest"
