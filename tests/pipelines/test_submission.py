@@ -343,6 +343,33 @@ def test_wait_shows_each_change_and_ends_with_success(server, submitted, trackin
     assert _parents(tracking_uri)[0].info.status == "FINISHED"
 
 
+def test_shards_of_patients_are_shown_each(tmp_path, submitted):
+    script = [{"kind": "started", "task": "open-run"}, _finished("open-run")]
+    for task in ("ingest-shard", "preprocess-shard"):
+        loop = "for-loop-3" if task == "ingest-shard" else "for-loop-5"
+        script += [{"kind": "started", "task": task, "scope": [[loop, shard]]} for shard in (2, 0, 1)]
+        script += [
+            _finished(task, [[loop, shard]], succeeded=(task, shard) != ("preprocess-shard", 1)) for shard in range(3)
+        ]
+    with _serve(tmp_path, script, result=False) as server:
+        result = submitted(server, "submit", "--wait", "--set", "shards=3")
+        assert "comp-ingest-shard" in _only(server).package
+    assert result.exit_code == 1
+    ends = dict(line.split(" (")[0].split(": ") for line in result.stdout.splitlines() if "shard[" in line)
+    assert ends == {
+        "ingest_shard[1-of-3]": "done",
+        "ingest_shard[2-of-3]": "done",
+        "ingest_shard[3-of-3]": "done",
+        "preprocess_shard[1-of-3]": "done",
+        "preprocess_shard[2-of-3]": "failed",
+        "preprocess_shard[3-of-3]": "done",
+    }
+
+
+def _finished(task, scope=(), *, succeeded=True):
+    return {"kind": "finished", "task": task, "scope": list(scope), "succeeded": succeeded}
+
+
 def test_wait_tells_why_a_step_failed(tmp_path, submitted, tracking_uri):
     log = (
         "reading\nTraceback (most recent call last):\n  File x\nValueError: inner\n\n"
