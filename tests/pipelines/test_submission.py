@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from data_schemas.errors import InputError
 from pipelines.local import pipeline_arguments
 from pipelines.settings import load_settings
 from pipelines.tracking import PROCESS_TAG, open_client
@@ -275,6 +276,28 @@ def test_without_an_mlflow_server_the_first_task_opens_the_run(server, submitted
     assert "warning: the MLflow server at http://127.0.0.1:1 can't be used" in result.stderr
     assert "MLflow" not in result.stdout
     assert _only(server).data["runtime_config"]["parameters"]["mlflow_run_id"] == ""
+
+
+def test_the_run_that_the_first_task_opened_is_told_and_closed(tmp_path, submitted, tracking_uri, monkeypatch):
+    from pipelines.cluster_tracking import open_parent_run
+
+    opened = []
+
+    def open_as_the_first_task_does():
+        settings = load_settings(Path("cluster.yaml"))
+        opened.append(open_parent_run(settings))
+        opened[0].tag("vitalfuse.kfp_run_id", next(iter(server.state.runs)))
+
+    def refuse(settings):
+        raise InputError("the MLflow server is away")
+
+    monkeypatch.setattr("pipelines.cluster_view.open_parent_run", refuse)
+    with _serve(tmp_path, [open_as_the_first_task_does, *scripts.happy()]) as server:
+        result = submitted(server, "submit", "--wait")
+    assert result.exit_code == 0, result.output
+    assert "warning: the MLflow server is away; the first step opens the MLflow run" in result.stderr
+    assert f"MLflow    {opened[0].url}" in result.stdout
+    assert opened[0].get().info.status == "FINISHED"
 
 
 def test_our_runs_switch_kfps_own_integration_off(server, submitted):
