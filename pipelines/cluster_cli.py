@@ -61,6 +61,7 @@ def submit(
     Exit code with --wait: 0 when the run succeeded, 1 when it failed, 130 when it was cancelled, 124 when --timeout
     is over first. 2 when the host, the token, the settings or the experiment are at fault.
     """
+    from pipelines.cluster_tracking import tracking_uri
     from pipelines.cluster_view import Console, follow, open_mlflow_run, print_submitted
     from pipelines.run_plan import plan_tasks
     from pipelines.settings import find_config, load_settings
@@ -80,7 +81,8 @@ def submit(
     print_submitted(console, api, settings, run, parent)
     if wait:
         tasks = plan_tasks(pipeline.spec, (run.runtime_config and run.runtime_config.parameters) or {})
-        sys.exit(follow(console, api, run.run_id, tasks, parent, timeout))
+        uri = tracking_uri(settings) if settings.cluster.mlflow == "vitalfuse" else None
+        sys.exit(follow(console, api, run.run_id, tasks, parent, timeout, uri))
 
 
 @click.command()

@@ -60,7 +60,8 @@ class Console:
         self.rich = rich.console.Console(soft_wrap=not sys.stdout.isatty())
         if not self.rich.is_terminal:
             self.rich.width = _WIDE
-        self._errors = rich.console.Console(stderr=True, soft_wrap=True)
+        # A terminal breaks lines between words; elsewhere a message stays one line.
+        self._errors = rich.console.Console(stderr=True, soft_wrap=not sys.stderr.isatty())
 
     def line(self, text: str) -> None:
         """Print a line.
@@ -142,6 +143,7 @@ def follow(
     tasks: list[PlannedTask],
     parent: ParentRun | None,
     timeout: float | None,
+    tracking_uri: str | None = None,
 ) -> int:
     """Show the steps of a run until it ends, and how it ended.
 
@@ -152,6 +154,7 @@ def follow(
         tasks: Its tasks.
         parent: Its MLflow run, to be closed as the run ended, where nobody else has; or None.
         timeout: Seconds to wait at most.
+        tracking_uri: Where to look for the MLflow run that the first task opened, where ``parent`` is None.
 
     Returns:
         The exit code.
@@ -168,12 +171,24 @@ def follow(
     code = exit_code(run)
     if code:
         _print_failures(console, api, run, tasks)
+    if parent is None and tracking_uri is not None:
+        parent = _opened_by_the_run(tracking_uri, run)
+        if parent is not None:
+            console.line(f"MLflow    {parent.url}")
     _close(console, run, parent)
     state, _ = _STATES.get(run.state, (str(run.state), ""))
     if parent is not None and code == 0 and (model := _model(parent)):
         console.line(f"model     {model}")
     console.line(f"run       {state} after {_span(duration(run))}")
     return code
+
+
+def _opened_by_the_run(tracking_uri: str, run: Run) -> ParentRun | None:
+    # That no server answered was told when the run was submitted.
+    try:
+        return find_parent_run(tracking_uri, run)
+    except InputError:
+        return None
 
 
 def _close(console: Console, run: Run, parent: ParentRun | None) -> None:

@@ -89,11 +89,29 @@ def show_steps(console: Console) -> Iterator[Callable[[list[StepState]], None]]:
         yield _PlainDisplay(console)
         return
     with Live(console=console, refresh_per_second=4, transient=False) as live:
+        shown: list[StepState] = []
 
         def update(steps: list[StepState]) -> None:
-            live.update(steps_table(steps))
+            shown[:] = steps
+            live.update(steps_table(_fitting(steps, console.height - 1)))
 
         yield update
+        # Once nothing moves any more, all of them: a terminal scrolls.
+        live.update(steps_table(shown))
+
+
+def _fitting(steps: list[StepState], lines: int) -> list[StepState]:
+    """Return the steps that fit on a terminal: the first ones that have ended make way, and are counted."""
+    too_many = len(steps) - lines
+    if too_many <= 0:
+        return steps
+    ended = [i for i, state in enumerate(steps) if state.state in ("done", "cached", "skipped")]
+    # One line more, which tells of them.
+    left_out = set(ended[: too_many + 1])
+    if not left_out:
+        return steps
+    rest = [state for i, state in enumerate(steps) if i not in left_out]
+    return [StepState(f"{len(left_out)} steps more", "done"), *rest]
 
 
 def result_table(rows: list[dict]) -> Table:

@@ -60,7 +60,7 @@ def upload_once(api: KfpApi, settings: Settings) -> UploadedPipeline:
 
     Args:
         api: The server.
-        settings: The settings; their section ``cluster`` shapes the pipeline.
+        settings: The settings; their section ``cluster`` and ``shards`` shape the pipeline.
 
     Returns:
         The pipeline's version on the server.
@@ -71,7 +71,7 @@ def upload_once(api: KfpApi, settings: Settings) -> UploadedPipeline:
     """
     with tempfile.TemporaryDirectory(prefix="vitalfuse-submit-") as folder:
         package = Path(folder) / f"{PIPELINE}.yaml"
-        compile_pipeline(package, settings.cluster)
+        compile_pipeline(package, settings.cluster, shards=settings.shards)
         text = package.read_bytes()
         # libyaml is ten times as quick; not every build of PyYAML has it.
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

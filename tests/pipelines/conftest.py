@@ -90,15 +90,15 @@ def tracking_uri(tmp_path, empty_mlflow) -> str:
 
 @pytest.fixture(scope="session")
 def compiled_once() -> Callable[..., None]:
-    """compile_pipeline, which compiles each section `cluster` once for all tests."""
+    """compile_pipeline, which compiles each section `cluster` and number of shards once for all tests."""
     from pipelines.cluster import compile_pipeline
 
     texts: dict[str, str] = {}
 
-    def compile_once(output, settings=None):
-        key = settings.model_dump_json()
+    def compile_once(output, settings=None, *, shards=1):
+        key = f"{shards} {settings.model_dump_json()}"
         if key not in texts:
-            compile_pipeline(output, settings)
+            compile_pipeline(output, settings, shards=shards)
             texts[key] = output.read_text()
         output.write_text(texts[key])
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from data_schemas.errors import InputError
 from pipelines.local import pipeline_arguments
 from pipelines.settings import load_settings
 from pipelines.tracking import PROCESS_TAG, open_client
@@ -277,6 +278,28 @@ def test_without_an_mlflow_server_the_first_task_opens_the_run(server, submitted
     assert _only(server).data["runtime_config"]["parameters"]["mlflow_run_id"] == ""
 
 
+def test_the_run_that_the_first_task_opened_is_told_and_closed(tmp_path, submitted, tracking_uri, monkeypatch):
+    from pipelines.cluster_tracking import open_parent_run
+
+    opened = []
+
+    def open_as_the_first_task_does():
+        settings = load_settings(Path("cluster.yaml"))
+        opened.append(open_parent_run(settings))
+        opened[0].tag("vitalfuse.kfp_run_id", next(iter(server.state.runs)))
+
+    def refuse(settings):
+        raise InputError("the MLflow server is away")
+
+    monkeypatch.setattr("pipelines.cluster_view.open_parent_run", refuse)
+    with _serve(tmp_path, [open_as_the_first_task_does, *scripts.happy()]) as server:
+        result = submitted(server, "submit", "--wait")
+    assert result.exit_code == 0, result.output
+    assert "warning: the MLflow server is away; the first step opens the MLflow run" in result.stderr
+    assert f"MLflow    {opened[0].url}" in result.stdout
+    assert opened[0].get().info.status == "FINISHED"
+
+
 def test_our_runs_switch_kfps_own_integration_off(server, submitted):
     submitted(server, "submit")
     assert _only(server).data["plugins_input"] == {"mlflow": {"disabled": True}}
@@ -341,6 +364,33 @@ def test_wait_shows_each_change_and_ends_with_success(server, submitted, trackin
     assert lines[-1].startswith("run       succeeded after ")
     # No task of this script closes it, so the command does.
     assert _parents(tracking_uri)[0].info.status == "FINISHED"
+
+
+def test_shards_of_patients_are_shown_each(tmp_path, submitted):
+    script = [{"kind": "started", "task": "open-run"}, _finished("open-run")]
+    for task in ("ingest-shard", "preprocess-shard"):
+        loop = "for-loop-3" if task == "ingest-shard" else "for-loop-5"
+        script += [{"kind": "started", "task": task, "scope": [[loop, shard]]} for shard in (2, 0, 1)]
+        script += [
+            _finished(task, [[loop, shard]], succeeded=(task, shard) != ("preprocess-shard", 1)) for shard in range(3)
+        ]
+    with _serve(tmp_path, script, result=False) as server:
+        result = submitted(server, "submit", "--wait", "--set", "shards=3")
+        assert "comp-ingest-shard" in _only(server).package
+    assert result.exit_code == 1
+    ends = dict(line.split(" (")[0].split(": ") for line in result.stdout.splitlines() if "shard[" in line)
+    assert ends == {
+        "ingest_shard[1-of-3]": "done",
+        "ingest_shard[2-of-3]": "done",
+        "ingest_shard[3-of-3]": "done",
+        "preprocess_shard[1-of-3]": "done",
+        "preprocess_shard[2-of-3]": "failed",
+        "preprocess_shard[3-of-3]": "done",
+    }
+
+
+def _finished(task, scope=(), *, succeeded=True):
+    return {"kind": "finished", "task": task, "scope": list(scope), "succeeded": succeeded}
 
 
 def test_wait_tells_why_a_step_failed(tmp_path, submitted, tracking_uri):
