@@ -5,33 +5,14 @@ from __future__ import annotations
 from pydantic import Field
 
 from components.common.settings import Section
-
-DEFAULT_ERRORS = [
-    "SCHEMA_MISSING_COLUMN",
-    "UNEXPECTED_DATA_TYPE",
-    "ENUM_TYPE_UNEXPECTED_STRING_VALUES",
-    "FEATURE_TYPE_LOW_FRACTION_PRESENT",
-    "FEATURE_TYPE_LOW_NUMBER_PRESENT",
-    "FEATURE_TYPE_NOT_PRESENT",
-    "FEATURE_TYPE_LOW_NUMBER_VALUES",
-    "FEATURE_TYPE_HIGH_NUMBER_VALUES",
-    "DUPLICATE_PATIENTS",
-    "SINGLE_CLASS",
-    "EMPTY_CLASS",
-    "CHANNEL_NEVER_MEASURED",
-    "UNSORTED",
-    "UNKNOWN_PATIENT",
-    "WRONG_UNIT",
-    "IMAGE_MISSING",
-    "IMAGE_RANGE",
-]
+from data_schemas.anomaly_kinds import ERROR_KINDS
 
 
 class ValidateSettings(Section):
     """What stops a run, and what is only reported."""
 
     errors: list[str] = Field(
-        default=DEFAULT_ERRORS,
+        default=ERROR_KINDS,
         description="Kinds of anomalies that stop the run, as TFDV and checks.py name them; others are warnings",
     )
     baseline: str | None = Field(
