@@ -58,7 +58,7 @@ def register_model(
     """Log the model into the active MLflow run, hold it against the gates, and register it as a new version.
 
     Args:
-        cohort: Output of ``ingest``: sex, site and year of birth, for the gates.
+        cohort: Output of ``ingest``: sex, site and year of birth, for the gates and the reference.
         features: Output of ``preprocess``.
         validation: Output of ``validate``.
         candidate: Output of ``train``: the self-contained model folder.
@@ -98,6 +98,7 @@ def register_model(
     )
     with atomic_folder(output) as folder:
         gates = verdict.write(folder / GATES_FOLDER)
+        build_reference(features, candidate, comparison, cohort).write(folder / REFERENCE_FILE)
         with tempfile.TemporaryDirectory(prefix="vitalfuse-model-") as temporary:
             progress("logging the model")
             shipped = copy_shipped_files(candidate, comparison, Path(temporary) / "model")
@@ -117,7 +118,6 @@ def register_model(
             "tags": tags,
         }
         (folder / REGISTRATION_FILE).write_text(json.dumps(registration, indent=2))
-        build_reference(features, candidate, comparison, cohort).write(folder / REFERENCE_FILE)
     return StepResult(
         metrics={f"gates/{gate.name}": gate.value for gate in verdict.gates if gate.value is not None},
         params={"registered_model": name},

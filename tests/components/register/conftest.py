@@ -32,6 +32,9 @@ class Outputs:
             }
         )
         write_features(root / "features", self.samples, CLASSES, folds=2, synthetic=True, images=False)
+        series = np.random.default_rng(0).normal(80, 10, size=(count, 24, 1)).astype(np.float32)
+        np.save(root / "features" / "series.npy", series)
+        np.save(root / "features" / "series_observed.npy", np.ones(series.shape, dtype=bool))
         self.patients = pd.DataFrame(
             {
                 "patient_id": self.frame["patient_id"],
