@@ -8,8 +8,8 @@ from pathlib import Path
 
 from components.common.files import atomic_folder
 from components.common.result import StepResult, ignore_progress
-from components.compare.calibrate import CalibrationResult, calibrate_candidate
 from components.common.sealed import SEALED_FILE, SEALED_FOLDER, evidence_key
+from components.compare.calibrate import CalibrationResult, calibrate_candidate
 from components.compare.charts import all_charts
 from components.compare.held_out import NO_KEY, write_sealed_predictions
 from components.compare.inputs import SETS, load_inputs

@@ -173,6 +173,7 @@ class _Evidence:
     """What the gates look at, read once."""
 
     scores: dict[str, Any]
+    calibrated: dict[str, Any]
     patients: int
     subgroups: list[Subgroup]
     errors: list[str]
@@ -211,6 +212,7 @@ def evaluate_gates(
     anomalies = _read_json(validation / "summary.json").get("anomalies", [])
     evidence = _Evidence(
         scores=metrics["models"][metrics["candidate"]]["test"],
+        calibrated=((metrics.get("calibration") or {}).get("test") or {}).get("after") or {},
         patients=predicted.group_count,
         subgroups=score_subgroups(predicted, attributes, settings),
         errors=[
@@ -276,7 +278,13 @@ def _score_gate(name: str, evidence: _Evidence, threshold: float, direction: Lit
 
 
 def _calibration(evidence: _Evidence) -> Gate:
-    return _score_gate("calibration_error", evidence, evidence.settings.calibration_error, "at most")
+    """That of the calibrated probabilities, which are served; else that of the model's own."""
+    threshold = evidence.settings.calibration_error
+    served = evidence.calibrated.get("calibration_error")
+    if served is None:
+        return _score_gate("calibration_error", evidence, threshold, "at most")
+    status = _status(served, threshold, "at most")
+    return Gate("calibration_error", status, served, threshold, "at most", detail="calibrated, as served")
 
 
 def _subgroup(evidence: _Evidence) -> Gate:

@@ -202,7 +202,7 @@ def test_the_version_can_be_verified_promoted_and_compared(tiny):
     assert "vitalfuse-diagnosis version 2 (challenger)" in completed.stdout
     client, _ = _runs(folder)
     gate = client.get_model_version("vitalfuse-diagnosis", "2").tags["vitalfuse.gates.non_inferiority"]
-    assert gate.startswith("passed: ") and "version 1, 15 common patients" in gate
+    assert gate.startswith("passed: ") and "version 1, 16 common patients" in gate
 
     compared = _vitalfuse(folder, "compare", "@champion", "@challenger", "--json")
     assert compared.returncode == 0, compared.stderr
@@ -212,7 +212,7 @@ def test_the_version_can_be_verified_promoted_and_compared(tiny):
         "register.gates.smallest_common",
         "train.optimiser.epochs",
     ]
-    assert document["differences"][0]["common"] == 15
+    assert document["differences"][0]["common"] == 16
     assert document["warnings"] == []
 
     promoted = _vitalfuse(folder, "promote", "2", "--to", "champion", "--by", "Ada", "--reason", "tests")

@@ -62,6 +62,19 @@ def test_a_score_is_held_against_its_floor_or_ceiling(outputs, name, score, sett
     assert [gate.name for gate in verdict.failed] == ([name] if status == "failed" else [])
 
 
+def test_calibration_error_is_that_of_what_is_served(outputs):
+    path = outputs.root / "comparison" / "metrics.json"
+    content = json.loads(path.read_text())
+    content["models"]["a"]["test"]["calibration_error"] = 0.9
+    content["calibration"] = {"test": {"after": {"calibration_error": 0.1}, "before": {"calibration_error": 0.9}}}
+    path.write_text(json.dumps(content))
+    gate = _gate(_verdict(outputs), "calibration_error")
+    assert (gate.status, gate.value, gate.detail) == ("passed", 0.1, "calibrated, as served")
+    content["calibration"] = None
+    path.write_text(json.dumps(content))
+    assert _gate(_verdict(outputs), "calibration_error").status == "failed"
+
+
 def test_a_skipped_gate_never_fails(outputs):
     outputs.write_scores({**outputs.scores, "macro_auc": 0.1, "kappa": -1})
     verdict = _verdict(outputs, skip=["macro_auc", "kappa"])

@@ -6,7 +6,6 @@ import shutil
 import mlflow
 import pytest
 
-from components.common.sealed import SEALED_FOLDER
 from components.register.audit import Ledger
 from components.register.integrity import PACKAGE_DIGEST_TAG, folder_digest, package_digest, verified_version
 from components.register.register import copy_shipped_files, register_model
@@ -126,7 +125,9 @@ def test_versions_that_pass_fail_and_pass_again(store, register):
         document = json.loads((folder / "artifacts" / "gates" / "gates.json").read_text())
         assert document["verdict"] == "failed" and document["champion"] == "1"
         assert "Gates: failed" in (folder / "artifacts" / "gates" / "gates.txt").read_text()
-        assert not list(folder.rglob("*.parquet")) and not list(folder.rglob(f"*{SEALED_FOLDER}*"))
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        assert not [path for path in files if b"pseudonym-" in path.read_bytes()]
+        assert not {"predictions.parquet", "predictions.sealed", "record.json"} & {path.name for path in files}
 
 
 def test_a_champion_whose_predictions_cannot_be_opened_is_no_obstacle_unless_gates_are_strict(
