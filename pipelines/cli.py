@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from data_schemas.errors import InputError
-from pipelines import cluster_cli
+from pipelines import cluster_cli, registry_commands
 from pipelines.cli_options import config_option as _config_option
 from pipelines.cli_options import set_option as _set_option
 from pipelines.errors import ServerError
@@ -33,7 +33,8 @@ _HELP = """Train, compare and register a diagnosis model from vital-sign series,
 \b
 Try it:          vitalfuse cohort generate && vitalfuse run
 Your own data:   vitalfuse run --config my-settings.yaml
-Compare runs:    vitalfuse ui
+Look at runs:    vitalfuse ui
+Compare two:     vitalfuse compare @champion @challenger
 On a cluster:    vitalfuse submit --host https://kubeflow.example.org/pipeline --wait
 
 Not for clinical use."""
@@ -68,7 +69,7 @@ def main() -> None:
     """Hold the commands together."""
 
 
-for _command in cluster_cli.COMMANDS:
+for _command in (*cluster_cli.COMMANDS, *registry_commands.COMMANDS):
     main.add_command(_command)
 
 
@@ -135,8 +136,8 @@ def _print_result(console: Console, settings: Settings, outcome: RunOutcome) -> 
     console.print()
     if registered is not None:
         registration = json.loads((registered / "registration.json").read_text())
-        aliases = ", ".join(registration["aliases"])
-        console.print(f"model   {registration['name']} version {registration['version']} ({aliases})", highlight=False)
+        standing = ", ".join(registration["aliases"]) or f"no alias, gates {registration['gates']}"
+        console.print(f"model   {registration['name']} version {registration['version']} ({standing})", highlight=False)
     console.print(f"report  {_relative(outcome.run_folder / 'report.html')}", highlight=False)
     console.print(f"MLflow  {_mlflow_hint(settings)}", highlight=False)
     console.print(f"time    {outcome.seconds:.0f} s", highlight=False)

@@ -180,6 +180,13 @@ _STEPS: dict[str, StepResources] = {
 }
 _SECRETS = [
     SecretKeys(name="vitalfuse-pseudonyms", keys={"key": "VITALFUSE_PSEUDONYM_KEY"}, steps=["ingest"]),
+    # Not the key of the pseudonyms: who compares versions needs this one, and must not be able to link patients.
+    SecretKeys(
+        name="vitalfuse-evidence",
+        keys={"key": "VITALFUSE_EVIDENCE_KEY"},
+        optional=True,
+        steps=["compare", "register"],
+    ),
     SecretKeys(
         name="vitalfuse-s3",
         keys={"access_key_id": "AWS_ACCESS_KEY_ID", "secret_access_key": "AWS_SECRET_ACCESS_KEY"},

@@ -185,7 +185,9 @@ def build_pipeline(
 
             registered = register(
                 settings=register_settings,
+                cohort=cohort,
                 features=features,
+                validation=validation,
                 candidate=trained.outputs["model"],
                 comparison=compared.outputs["comparison"],
                 code_version=register_version,

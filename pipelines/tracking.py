@@ -102,12 +102,7 @@ def open_store(uri: str, name: str, artifacts: str | None = None) -> Store:
     Raises:
         InputError: The server can't be reached, or refuses.
     """
-    if uri.startswith("file:") or ("://" not in uri and uri != "databricks"):
-        raise InputError(
-            f"{uri!r} is neither a server nor a database; MLflow's store of plain files is retired",
-            field="tracking.uri",
-            remedy="Give http://host:port, or sqlite:///folder/mlflow.db",
-        )
+    _refuse_plain_files(uri)
     with _few_retries():
         try:
             client = open_client(uri)
@@ -134,6 +129,41 @@ def open_store(uri: str, name: str, artifacts: str | None = None) -> Store:
         identity=identity.hexdigest()[:12],
         artifacts=experiment.artifact_location,
     )
+
+
+def connect(uri: str) -> MlflowClient:
+    """Connect to a store that is there already, and make nothing in it.
+
+    Args:
+        uri: Tracking URI.
+
+    Returns:
+        The client.
+
+    Raises:
+        InputError: It is no store of runs and models, or doesn't answer.
+    """
+    _refuse_plain_files(uri)
+    with _few_retries():
+        try:
+            client = open_client(uri)
+            client.search_experiments(max_results=1)
+        except Exception as error:
+            raise InputError(
+                f"the MLflow server at {without_passwords(uri)} can't be used ({_cause(error)})",
+                field="--tracking-uri",
+                remedy="Start the server, or correct the option or MLFLOW_TRACKING_URI",
+            ) from error
+    return client
+
+
+def _refuse_plain_files(uri: str) -> None:
+    if uri.startswith("file:") or ("://" not in uri and uri != "databricks"):
+        raise InputError(
+            f"{uri!r} is neither a server nor a database; MLflow's store of plain files is retired",
+            field="tracking.uri",
+            remedy="Give http://host:port, or sqlite:///folder/mlflow.db",
+        )
 
 
 def open_client(uri: str) -> MlflowClient:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from components.common.files import atomic_folder
 from components.common.result import StepResult, ignore_progress
+from components.common.sealed import SEALED_FILE, SEALED_FOLDER, evidence_key
 from components.compare.calibrate import CalibrationResult, calibrate_candidate
 from components.compare.charts import all_charts
+from components.compare.held_out import NO_KEY, write_sealed_predictions
 from components.compare.inputs import SETS, load_inputs
 from components.compare.page import build_report
 from components.compare.results import Evaluated, Results, evaluate
@@ -37,8 +39,9 @@ def compare_models(
         cross_validations: Outputs of ``cross_validate``, one a model: out-of-fold predictions of all, and test
             predictions of the baselines.
         validation: Output of ``validate``: what the report says of the data.
-        output: Folder to write: report.html, metrics.json, headline.json, tables/*.csv, figures/*.png, and where the
-            candidate has out-of-fold predictions, calibration.json for the registered model.
+        output: Folder to write: report.html, metrics.json, headline.json, tables/*.csv, figures/*.png; where the
+            candidate has out-of-fold predictions, calibration.json for the registered model; and where the environment
+            has a key for them, the candidate's predictions as predictions.sealed.
         settings: Section ``compare`` of the settings.
         progress: Called with short texts.
 
@@ -52,6 +55,8 @@ def compare_models(
     inputs = load_inputs(features, candidate, cross_validations, validation)
     results = evaluate(inputs, settings, progress)
     calibrated = calibrate_candidate(results, settings.calibration)
+    key = evidence_key()
+    tags: dict[str, str] = {}
     progress("tables and figures")
     with atomic_folder(output) as folder:
         (folder / "tables").mkdir()
@@ -69,6 +74,8 @@ def compare_models(
             calibrated.calibration.write(folder)
         _write_json(folder / "metrics.json", metrics_document(results, calibrated))
         _write_json(folder / "headline.json", headline_rows(results))
+        if key is not None:
+            tags = write_sealed_predictions(results, folder / SEALED_FILE, key)
     return StepResult(
         metrics=_flat_metrics(results) | (calibrated.metrics() if calibrated else {}),
         params={"resamples": settings.resamples, "confidence": settings.confidence, "seed": settings.seed},
@@ -77,9 +84,10 @@ def compare_models(
             "tables": output / "tables",
             "figures": output / "figures",
             "metrics": output / "metrics.json",
-        },
-        tags={"candidate": results.candidate, "best_model": results.best(TEST) or ""},
-        warnings=_warnings(results),
+        }
+        | ({SEALED_FOLDER: output / SEALED_FILE} if key is not None else {}),
+        tags={"candidate": results.candidate, "best_model": results.best(TEST) or "", **tags},
+        warnings=_warnings(results) + ([] if key is not None else [NO_KEY]),
     )
 
 

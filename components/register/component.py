@@ -9,20 +9,24 @@ from components import image
 def register(
     settings: dict,
     code_version: str,
+    cohort: dsl.Input[dsl.Dataset],
     features: dsl.Input[dsl.Dataset],
+    validation: dsl.Input[dsl.Artifact],
     candidate: dsl.Input[dsl.Model],
     comparison: dsl.Input[dsl.Artifact],
     registration: dsl.Output[dsl.Artifact],
 ) -> None:
-    """Register the trained model in MLflow as a new version with the alias ``challenger``.
+    """Register the trained model in MLflow as a new version; ``challenger`` where it passes its gates.
 
     Args:
         settings: Section ``register`` of the settings.
         code_version: Package version and digest of the sources of this step: part of the cache key.
+        cohort: Output of ``ingest``.
         features: Output of ``preprocess``.
+        validation: Output of ``validate``.
         candidate: Output of ``train``.
         comparison: Output of ``compare``.
-        registration: Name, version and aliases of the registered model.
+        registration: Name, version and aliases of the registered model, and the verdict of its gates.
     """
     from pathlib import Path
 
@@ -33,7 +37,9 @@ def register(
         from components.register.settings import RegisterSettings
 
         return register_model(
+            cohort=Path(cohort.path),
             features=Path(features.path),
+            validation=Path(validation.path),
             candidate=Path(candidate.path),
             comparison=Path(comparison.path),
             output=output,

@@ -7,26 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from components.common.settings import Section
-
-DEFAULT_ERRORS = [
-    "SCHEMA_MISSING_COLUMN",
-    "UNEXPECTED_DATA_TYPE",
-    "ENUM_TYPE_UNEXPECTED_STRING_VALUES",
-    "FEATURE_TYPE_LOW_FRACTION_PRESENT",
-    "FEATURE_TYPE_LOW_NUMBER_PRESENT",
-    "FEATURE_TYPE_NOT_PRESENT",
-    "FEATURE_TYPE_LOW_NUMBER_VALUES",
-    "FEATURE_TYPE_HIGH_NUMBER_VALUES",
-    "DUPLICATE_PATIENTS",
-    "SINGLE_CLASS",
-    "EMPTY_CLASS",
-    "CHANNEL_NEVER_MEASURED",
-    "UNSORTED",
-    "UNKNOWN_PATIENT",
-    "WRONG_UNIT",
-    "IMAGE_MISSING",
-    "IMAGE_RANGE",
-]
+from data_schemas.anomaly_kinds import ERROR_KINDS
 
 
 Runner = Literal["in_memory", "DirectRunner", "FlinkRunner", "SparkRunner", "DataflowRunner", "PortableRunner"]
@@ -76,7 +57,7 @@ class ValidateSettings(Section):
     """What stops a run, and what is only reported."""
 
     errors: list[str] = Field(
-        default=DEFAULT_ERRORS,
+        default=ERROR_KINDS,
         description="Kinds of anomalies that stop the run, as TFDV and checks.py name them; others are warnings",
     )
     baseline: str | None = Field(

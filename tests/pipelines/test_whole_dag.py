@@ -33,6 +33,8 @@ def _settings(folder):
         "train": {"network": {"units": 8, "image_filters": [4]}, "optimiser": {"epochs": 2}},
         "cross_validate": {"network": {"units": 8, "image_filters": [4]}, "optimiser": {"epochs": 2}},
         "compare": {"resamples": 100},
+        # Two epochs on 45 patients make no model that is good for anything.
+        "register": {"gates": {"skip": ["macro_auc", "kappa", "calibration_error", "worst_subgroup_auc"]}},
     }
 
 
@@ -176,6 +178,56 @@ def test_the_registered_version_predicts_and_is_tied_to_its_run(tiny):
     assert predicted["model"]["version"] == str(version.version)
 
 
+def test_the_version_holds_the_verdict_of_its_gates(tiny):
+    folder, _, _ = tiny
+    client, _ = _runs(folder)
+    version = client.get_model_version_by_alias("vitalfuse-diagnosis", "champion")
+    assert version.tags["vitalfuse.gates"] == "passed"
+    assert version.tags["vitalfuse.gates.kappa"] == "skipped"
+    assert version.tags["vitalfuse.gates.validation"].startswith("passed: 0")
+    assert version.tags["vitalfuse.gates.latency"].startswith("passed: ")
+    registration = next((folder / "workspace" / "runs").rglob("registration.json")).parent
+    assert json.loads((registration / "gates" / "gates.json").read_text())["verdict"] == "passed"
+
+
+def test_the_version_can_be_verified_promoted_and_compared(tiny):
+    """A run with other settings makes version 2, which is held against version 1 on the same held-out patients."""
+    folder, _, _ = tiny
+    settings = _settings(folder)
+    settings["train"]["optimiser"]["epochs"] = 3
+    settings["register"]["gates"] |= {"non_inferiority_margin": 1, "smallest_common": 10}
+    (folder / "other.yaml").write_text(yaml.safe_dump(settings))
+    completed = _vitalfuse(folder, "run", "--config", "other.yaml")
+    assert completed.returncode == 0, completed.stderr
+    assert "vitalfuse-diagnosis version 2 (challenger)" in completed.stdout
+    client, _ = _runs(folder)
+    gate = client.get_model_version("vitalfuse-diagnosis", "2").tags["vitalfuse.gates.non_inferiority"]
+    assert gate.startswith("passed: ") and "version 1, 16 common patients" in gate
+
+    compared = _vitalfuse(folder, "compare", "@champion", "@challenger", "--json")
+    assert compared.returncode == 0, compared.stderr
+    document = json.loads(compared.stdout)
+    assert [entry["setting"] for entry in document["settings"]] == [
+        "register.gates.non_inferiority_margin",
+        "register.gates.smallest_common",
+        "train.optimiser.epochs",
+    ]
+    assert document["differences"][0]["common"] == 16
+    assert document["warnings"] == []
+
+    promoted = _vitalfuse(folder, "promote", "2", "--to", "champion", "--by", "Ada", "--reason", "tests")
+    assert promoted.returncode == 0, promoted.stderr
+    assert "champion 1 → 2, previous – → 1" in promoted.stdout
+    assert _vitalfuse(folder, "rollback", "--by", "Ada", "--reason", "tests").returncode == 0
+    assert _vitalfuse(folder, "history").returncode == 0
+    assert client.get_model_version_by_alias("vitalfuse-diagnosis", "champion").version == "1"
+
+
+def _vitalfuse(folder, *arguments):
+    command = [sys.executable, "-m", "pipelines.cli", *arguments]
+    return subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True)
+
+
 def test_patients_are_named_nowhere(tiny):
     """Source identifiers and names are in no file of the workspace, but for the source itself."""
     import pandas as pd
@@ -187,6 +239,19 @@ def test_patients_are_named_nowhere(tiny):
         if path.is_file() and path.suffix in (".json", ".jsonl", ".log", ".html", ".yaml", ".csv", ".db", ".txt"):
             content = path.read_bytes()
             assert not [secret for secret in secrets if secret in content], path
+
+
+def test_no_pseudonym_is_in_mlflow(tiny):
+    import pandas as pd
+
+    folder, _, _ = tiny
+    cohort = next((folder / "workspace" / "runs").rglob("patients.parquet"))
+    pseudonyms = [name.encode() for name in pd.read_parquet(cohort)["patient_id"]]
+    files = [path for path in (folder / "workspace" / "mlartifacts").rglob("*") if path.is_file()]
+    assert [path for path in files if path.name == "predictions.sealed"]
+    for path in [*files, folder / "workspace" / "mlflow.db"]:
+        content = path.read_bytes()
+        assert not [name for name in pseudonyms if name in content], path
 
 
 def test_an_unchanged_run_is_wholly_cached(tiny):

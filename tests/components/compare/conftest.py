@@ -184,6 +184,14 @@ def write_steps(
     return Steps(root / "features", candidate, folders, validation, samples, names)
 
 
+@pytest.fixture(autouse=True)
+def evidence_key(monkeypatch) -> str:
+    """The key that a run on this machine has."""
+    key = "the key of these tests"
+    monkeypatch.setenv("VITALFUSE_EVIDENCE_KEY", key)
+    return key
+
+
 @pytest.fixture
 def quick() -> CompareSettings:
     return CompareSettings(resamples=100)

@@ -4,8 +4,9 @@ import pytest
 
 from components.validate.anomalies import Anomaly
 from components.validate.checks import check_tables
-from components.validate.settings import DEFAULT_ERRORS, ValidateSettings
+from components.validate.settings import ValidateSettings
 from components.validate.tables import read_tables
+from data_schemas.anomaly_kinds import ERROR_KINDS
 
 NOW = pd.Timestamp("2024-01-01T00:00:00Z")
 
@@ -132,4 +133,4 @@ def test_each_fault_is_found(make_cohort, change, feature, kind, reason):
 def test_a_class_is_not_empty_when_it_is_the_single_one(make_cohort):
     anomalies = check_tables(read_tables(make_cohort(one_class)), ValidateSettings(), NOW)
     assert anomalies == [Anomaly("label", "SINGLE_CLASS", "all 12 patients are ill")]
-    assert "SINGLE_CLASS" in DEFAULT_ERRORS
+    assert "SINGLE_CLASS" in ERROR_KINDS
