@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -173,9 +173,8 @@ def _answer_checks(current: AnswersReference, reference: AnswersReference, setti
         smallest = settings.smallest_sample if which == "predictions" else 1
         if rows < smallest:
             too_few = f"only {rows} {which}"
-    shares = sum(abs(current.class_shares[name] - share) for name, share in reference.class_shares.items()) / 2
     return [
-        _unless(too_few, _check("shares of the classes", "answers", shares, settings.class_share_drift)),
+        _unless(too_few, _shares_check(current, reference, settings)),
         _difference(
             "mean confidence", current.mean_confidence, reference.mean_confidence, settings.confidence_drift, too_few
         ),
@@ -183,6 +182,35 @@ def _answer_checks(current: AnswersReference, reference: AnswersReference, setti
             "abstention rate", current.abstention_rate, reference.abstention_rate, settings.abstention_drift, too_few
         ),
     ]
+
+
+def _shares_check(current: AnswersReference, reference: AnswersReference, settings: MonitorSettings) -> Check:
+    """Compare the predicted classes; a distance that chance explains is no reason."""
+    shares = np.array([[part.class_shares[name] for name in reference.class_shares] for part in (current, reference)])
+    distance = float(np.abs(shares[0] - shares[1]).sum() / 2)
+    chance = chance_distance(shares, (current.rows, reference.rows), settings)
+    found = _check("shares of the classes", "answers", distance, settings.class_share_drift)
+    status = found.status if distance > chance else FINE
+    return replace(found, status=status, detail=f"chance alone reaches {chance:.2f}")
+
+
+def chance_distance(shares: np.ndarray, rows: tuple[int, int], settings: MonitorSettings) -> float:
+    """Return how far the shares of two samples of one population may lie apart.
+
+    Args:
+        shares: float ``[2, classes]``, the shares of both samples.
+        rows: Their sizes.
+        settings: Confidence, resamples and seed.
+
+    Returns:
+        Quantile of the total variation distance between two samples drawn with the pooled shares; 0 without rows.
+    """
+    if not all(rows):
+        return 0.0
+    pooled = np.average(shares, axis=0, weights=rows)
+    random = np.random.default_rng(settings.seed)
+    drawn = [random.multinomial(count, pooled / pooled.sum(), size=settings.resamples) / count for count in rows]
+    return float(np.quantile(np.abs(drawn[0] - drawn[1]).sum(axis=1) / 2, settings.confidence))
 
 
 def _difference(name: str, current: float | None, reference: float | None, threshold: float, too_few: str) -> Check:

@@ -17,7 +17,7 @@ from data_schemas.reference import TrainingReference
 from evaluation.monitoring import describe_answers, score_answers
 from evaluation.rows import PredictedRows
 from serving.monitor.drift import FeatureDrift, expand_category, expand_number, measure_drift
-from serving.monitor.findings import EXCEEDED, FINE, NOT_JUDGED, Findings, judge
+from serving.monitor.findings import EXCEEDED, FINE, NOT_JUDGED, Findings, chance_distance, judge
 from serving.monitor.labels import read_labels, score_labelled
 from serving.monitor.monitor import choose_rows, fetch_reference, find_findings, log_findings, write_findings
 from serving.monitor.settings import MonitorSettings
@@ -26,6 +26,7 @@ from serving.prediction_log import reference_pseudonym
 CLASSES = ["healthy", "ill"]
 DIGEST = "a" * 64
 KEY = b"a secret key of tests"
+SHARES = "shares of the classes"
 SETTINGS = MonitorSettings(resamples=200)
 
 
@@ -183,6 +184,24 @@ def test_answers_that_drift_are_a_reason(reference):
     confidence = unsure[["probability:healthy", "probability:ill"]].max(axis=1).mean()
     found = check(judged(unsure, reference), "mean confidence")
     assert found.value == pytest.approx(reference.held_out.mean_confidence - confidence)
+
+
+def test_class_shares_that_chance_explains_are_no_reason(reference):
+    current = healthy_log(100)
+    healthy = float((current["probability:healthy"] > 0.5).mean())
+    far = reference.held_out.model_copy(
+        update={"rows": 12, "class_shares": {"healthy": healthy - 0.1, "ill": 1.1 - healthy}}
+    )
+    strict = MonitorSettings(class_share_drift=0.05)
+    found = check(judge(current, reference.model_copy(update={"held_out": far}), [], None, strict), SHARES)
+    assert found.status == FINE and found.value == pytest.approx(0.1) and "chance alone reaches" in found.detail
+    many = far.model_copy(update={"rows": 50_000})
+    current = healthy_log(5000)
+    found = check(judge(current, reference.model_copy(update={"held_out": many}), [], None, strict), SHARES)
+    assert found.status == EXCEEDED
+    # Two samples of 400 coins: the standard deviation of the difference is sqrt(1/4 * 2/400).
+    coin = chance_distance(np.full((2, 2), 0.5), (400, 400), MonitorSettings(resamples=20_000))
+    assert coin == pytest.approx(1.96 * np.sqrt(0.25 * 2 / 400), rel=0.05)
 
 
 def test_too_few_predictions_are_not_judged(reference):
