@@ -9,7 +9,6 @@ from pydantic import Field, field_validator, model_validator
 from components.common.settings import Section
 from data_schemas.anomaly_kinds import ERROR_KINDS
 
-
 Runner = Literal["in_memory", "DirectRunner", "FlinkRunner", "SparkRunner", "DataflowRunner", "PortableRunner"]
 
 
