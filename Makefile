@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13; do \
 WORKSPACE ?= workspace
 CONFIG ?= demo
 
-.PHONY: setup run ui test test-all lint bench lock images base-image clean help
+.PHONY: setup run ui test test-all lint bench bench-serve lock images base-image clean help
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,9 @@ lint: setup  ## Check style, docstrings and types
 
 bench: setup  ## Print the figures of docs/performance.md for this machine
 	$(BIN)/python -m benchmarks
+
+bench-serve: setup  ## Measure the server on the champion of WORKSPACE against `mlflow models serve`
+	$(BIN)/python -m benchmarks.serve --workspace $(WORKSPACE)
 
 lock:  ## Resolve the lock files anew, also those of the images (needs uv)
 	uv pip compile setup.cfg --extra docker --extra test --extra lint --universal --python-version 3.11 \

@@ -60,7 +60,9 @@ class ServeSettings(Section):
         "gather by themselves",
     )
     max_queue: int = Field(default=256, ge=1, description="Patients that may wait for the model; beyond it, 503")
-    threads: int = Field(default=2, ge=1, le=64, description="Batches that are computed at a time")
+    threads: int = Field(
+        default=1, ge=1, le=64, description="Batches that are computed at a time; Python lets one thread run at a time"
+    )
     max_patients: int = Field(default=64, ge=1, description="Patients in one request")
     request_seconds: _Seconds = Field(default=30.0, description="Longest time to answer; beyond it, 504")
     body_seconds: _Seconds = Field(default=30.0, description="Longest time to receive a request; beyond it, 408")

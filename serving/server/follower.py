@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import threading
@@ -145,8 +146,13 @@ class Follower:
         self._cache.remember(version)
 
     def _take(self, version: ServedVersion) -> None:
+        before = self.current
+        if before is None:
+            # A full collection would walk all that libraries and model hold, half a second in which nobody is answered.
+            gc.collect()
+            gc.freeze()
         # One assignment: a batch reads it once, so it is wholly the old or wholly the new one.
-        before, self.current = self.current, version
+        self.current = version
         self._refused = None
         if before:
             self._metrics.model.remove(before.name, str(before.version))
