@@ -35,6 +35,7 @@ from serving.predictor import Predictor, find_model_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "serving" / "page" / "examples"
+CHAMPION = "champion"
 CLIENTS = (1, 8, 32)
 START_SECONDS = 180
 
@@ -176,9 +177,11 @@ class Server:
         self.cold_start = time.perf_counter() - started
 
     def _answers(self, path: str) -> bool:
-        with suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-            with urllib.request.urlopen(self.url + path, timeout=5) as answer:
-                return answer.status == 200
+        with (
+            suppress(urllib.error.URLError, ConnectionError, TimeoutError),
+            urllib.request.urlopen(self.url + path, timeout=5) as answer,
+        ):
+            return answer.status == 200
         return False
 
     def peak_memory(self) -> float:
@@ -228,16 +231,14 @@ def main() -> None:
     uri = f"sqlite:///{database}"
     mlflow.set_tracking_uri(uri)
     client = mlflow.MlflowClient()
-    version = client.get_model_version_by_alias(options.model, "champion").version
+    registered = f"models:/{options.model}/{client.get_model_version_by_alias(options.model, CHAMPION).version}"
     patients = example_patients()
     plain = [json.dumps({"patients": [patient]}).encode() for patient in patients]
     records = [json.dumps({"inputs": [patient]}).encode() for patient in patients]
     single = [json.dumps([patient]).encode() for patient in patients]
     with tempfile.TemporaryDirectory(prefix="vitalfuse-bench-") as temporary:
         folder = Path(temporary)
-        downloaded = mlflow.artifacts.download_artifacts(
-            f"models:/{options.model}/{version}", dst_path=str(folder / "m")
-        )
+        downloaded = mlflow.artifacts.download_artifacts(registered, dst_path=str(folder / "m"))
         predictor = Predictor.load(find_model_folder(Path(downloaded)))
         environment = os.environ | {"MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(ROOT)}
         own = [sys.executable, "-m", "pipelines.cli", "serve", "--workspace", str(options.workspace)]
@@ -245,7 +246,7 @@ def main() -> None:
         # One address sends all requests here, so the limit for one address is lifted.
         own += ["--set", "serve.rate_limit=null", "--set", f"tracking.uri={uri}"]
         theirs = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local", "--port", "{port}"]
-        theirs += ["--model-uri", f"models:/{options.model}/{version}"]
+        theirs += ["--model-uri", registered]
         # MLflow finds uvicorn by the path, and the code comes with the model.
         search = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
         outside = {name: value for name, value in environment.items() if name != "PYTHONPATH"} | {"PATH": search}
@@ -287,10 +288,11 @@ def report(
     sizes = sorted(len(body) for body in bodies["single"])
     print(f"Requests: one patient each, {len(sizes)} patients in turn, {sizes[0]:,} to {sizes[-1]:,} bytes of JSON.\n")
     print("| | clients | p50 ms | p99 ms | answers/s |\n| --- | ---: | ---: | ---: | ---: |")
-    for call, found in calls.items():
-        _row(f"{call}, in process", 1, median(found))
-    for (name, clients), found in sorted(rounds.items(), key=lambda item: (list(ways).index(item[0][0]), item[0][1])):
-        _row(name, clients, median(found))
+    for call, measured in calls.items():
+        _row(f"{call}, in process", 1, median(measured))
+    for name in ways:
+        for clients in CLIENTS:
+            _row(name, clients, median(rounds[name, clients]))
     print("\n| | cold start s | peak memory MB |\n| --- | ---: | ---: |")
     for name in servers:
         print(f"| {name} | {cold[name]:.1f} | {memory[name]:.0f} |")

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the images of the steps: `build.sh [data|validate|train]...`. Settings come from the environment; see
+# Builds the images of the steps: `build.sh [data|validate|train|serve]...`. Settings come from the environment; see
 # docs/images.md. Needs BuildKit (docker 23 or newer, or DOCKER_BUILDKIT=1), or podman or buildah.
 set -eu
 docker=${DOCKER:-docker} registry=${REGISTRY:-vitalfuse} tag=${TAG:-latest} variant=${VARIANT:-cpu}
@@ -13,9 +13,9 @@ command -v "$docker" >/dev/null || fail "$docker is not installed"
 version=$(sed -n 's/^version = //p' setup.cfg)
 revision=$(git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown)
 
-[ $# -gt 0 ] || set -- data validate train
+[ $# -gt 0 ] || set -- data validate train serve
 for image; do
-    case $image in data | validate | train) ;; *) fail "images are data, validate and train; received $image" ;; esac
+    case $image in data | validate | train | serve) ;; *) fail "images are data, validate, train and serve; received $image" ;; esac
     lock=$image
     if [ "$image-$variant" = train-cuda ]; then lock=train-cuda; fi
     name=$registry/$image-python:$tag

@@ -18,4 +18,5 @@ resolve data $locks/requirements.txt excluded
 resolve validate $locks/requirements-tfdv.txt excluded excluded-cpu excluded-validate
 resolve train $locks/requirements.txt excluded excluded-cpu
 resolve train-cuda $locks/requirements.txt excluded
+resolve serve $locks/requirements.txt excluded-serve
 resolve sbom ""

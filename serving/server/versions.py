@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from components.common.files import atomic_file, atomic_folder
-from components.register.register import folder_digest
+from components.register.integrity import folder_digest
 from data_schemas.errors import InputError
 from serving.package import input_example
 from serving.patients import Diagnosis, InvalidRequest, Patient

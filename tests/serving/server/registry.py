@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from components.register.register import folder_digest
+from components.register.integrity import folder_digest
 from serving.server.versions import DIGEST_TAG
 from tests.serving.server.conftest import NAME
 

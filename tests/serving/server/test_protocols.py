@@ -1,6 +1,8 @@
 """Every protocol gives the predictor's own answer, and names what is wrong with a request."""
 
 import json
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -251,3 +253,14 @@ def test_metrics(client):
     text = client.get("/metrics").text
     assert 'vitalfuse_requests_total{endpoint="/v1/diagnose",status="200"} 1.0' in text
     assert 'vitalfuse_patients_total{outcome="diagnosed"} 2.0' in text
+
+
+def test_the_server_imports_nothing_that_its_image_leaves_out():
+    code = (
+        "import json, sys\n"
+        "import serving.server.run, mlflow\n"
+        "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))\n"
+    )
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    left_out = {"tensorflow", "keras", "kfp", "sklearn", "gensim", "matplotlib", "flask", "sympy"}
+    assert left_out & set(json.loads(completed.stdout)) == set()
