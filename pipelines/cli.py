@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from components.common.mlflow_client import set_usual
 from data_schemas.errors import InputError
 from pipelines import cluster_cli, registry_commands
 from pipelines.cli_options import config_option as _config_option
@@ -67,6 +68,7 @@ class _Commands(click.Group):
 @click.version_option(package_name="vitalfuse", prog_name="vitalfuse")
 def main() -> None:
     """Hold the commands together."""
+    set_usual()
 
 
 for _command in (*cluster_cli.COMMANDS, *registry_commands.COMMANDS):

@@ -18,6 +18,7 @@ from pathlib import Path
 from components.common import environment
 from components.common.events import Event, read_events
 from components.common.files import atomic_file
+from components.common.mlflow_client import PATIENT, client_settings
 from components.common.parent_run import HEADLINE_STEPS, MERGE_STEPS
 from components.common.shards import shard_names
 from components.common.step import StepRecord
@@ -311,6 +312,7 @@ def _read_records(steps: list[StepState]) -> dict[str, StepRecord]:
     }
 
 
+@client_settings(PATIENT)
 def _close(store: tracking.Store, outcome: RunOutcome, status: str, settings: Settings) -> None:
     """Log what the run found into the parent run, and close it."""
     for state in outcome.steps:

@@ -8,21 +8,20 @@ import os
 import re
 import socket
 from collections.abc import Iterable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.common import parent_run
+from components.common.mlflow_client import IMPATIENT, client_settings, create_run
 from components.common.step import StepRecord
 from components.common.tracking import CACHED_TAG, SOURCE_RUN_TAG, STEP_TAG
 from data_schemas.errors import InputError
 from pipelines.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment
 
 PROCESS_TAG = "vitalfuse.process"
 
@@ -103,13 +102,10 @@ def open_store(uri: str, name: str, artifacts: str | None = None) -> Store:
         InputError: The server can't be reached, or refuses.
     """
     _refuse_plain_files(uri)
-    with _few_retries():
+    with client_settings(IMPATIENT):
         try:
             client = open_client(uri)
-            experiment = client.get_experiment_by_name(name)
-            if experiment is None:
-                experiment_id = client.create_experiment(name, artifact_location=artifacts)
-                experiment = client.get_experiment(experiment_id)
+            experiment = _experiment(client, name, artifacts)
         except Exception as error:
             raise InputError(
                 f"the MLflow server at {without_passwords(uri)} can't be used ({_cause(error)})",
@@ -144,7 +140,7 @@ def connect(uri: str) -> MlflowClient:
         InputError: It is no store of runs and models, or doesn't answer.
     """
     _refuse_plain_files(uri)
-    with _few_retries():
+    with client_settings(IMPATIENT):
         try:
             client = open_client(uri)
             client.search_experiments(max_results=1)
@@ -166,6 +162,22 @@ def _refuse_plain_files(uri: str) -> None:
         )
 
 
+def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> Experiment:
+    """Return an experiment, made where it is not there; another run may make it at the same moment."""
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        return experiment
+    try:
+        return client.get_experiment(client.create_experiment(name, artifact_location=artifacts))
+    except MlflowException as error:
+        experiment = client.get_experiment_by_name(name)
+        if error.error_code != "RESOURCE_ALREADY_EXISTS" or experiment is None:
+            raise
+        return experiment
+
+
 def open_client(uri: str) -> MlflowClient:
     """Return a client of a store, which leaves out what MLflow has to say of its tables.
 
@@ -178,20 +190,6 @@ def open_client(uri: str) -> MlflowClient:
 
     logging.getLogger("alembic").setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
-
-
-@contextmanager
-def _few_retries() -> Iterator[None]:
-    """Let MLflow's client give up within seconds instead of minutes."""
-    wanted = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update({name: value for name, value in wanted.items() if before[name] is None})
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
 
 
 def without_passwords(text: str) -> str:
@@ -276,7 +274,7 @@ def log_cached_step(store: Store, parent_id: str, record: StepRecord) -> None:
         CACHED_TAG: "true",
         SOURCE_RUN_TAG: record.mlflow_run_id or "",
     }
-    run = client.create_run(store.experiment_id, run_name=record.step, tags=tags)
+    run = create_run(client, store.experiment_id, record.step, tags)
     client.log_batch(run.info.run_id, metrics=[Metric(name, value, now, 0) for name, value in record.metrics.items()])
     parent_run.log_params(client, run.info.run_id, record.params)
     client.set_terminated(run.info.run_id)

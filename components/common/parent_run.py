@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from components.common.mlflow_client import REQUEST_TAG, create_run
 from components.common.tracking import STEP_TAG, finite
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def open_parent_run(
     Returns:
         The run's id.
     """
-    run = client.create_run(experiment_id, run_name=name, tags={**tags, STEP_TAG: PIPELINE})
+    run = create_run(client, experiment_id, name, {**tags, STEP_TAG: PIPELINE})
     log_params(client, run.info.run_id, dict(flatten(settings)))
     return run.info.run_id
 
@@ -81,7 +82,7 @@ def log_params(client: MlflowClient, run_id: str, params: dict[str, Any]) -> Non
 def close_parent_run(
     client: MlflowClient, run_id: str, status: str, metrics: dict[str, float], tags: dict[str, str]
 ) -> None:
-    """Log the headline metrics and close the parent run; where it failed, also what is left open below it.
+    """Log the headline metrics and close the parent run, and what is left open below it.
 
     Args:
         client: MLflow client.
@@ -98,11 +99,23 @@ def close_parent_run(
     for start in range(0, len(values), _METRIC_BATCH):
         client.log_batch(run_id, metrics=values[start : start + _METRIC_BATCH])
     client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-    if status != "FINISHED":
-        for child in children(client, run_id):
-            if child.info.status == "RUNNING":
-                client.set_terminated(child.info.run_id, status)
+    # A step that ended well closed its own run: an open one is of an attempt that was cut off, and repeated.
+    _close_below(client, run_id, "KILLED" if status == "FINISHED" else status)
     client.set_terminated(run_id, status)
+
+
+def _close_below(client: MlflowClient, run_id: str, status: str) -> None:
+    """Close the open runs below a run; delete those that a lost answer of MLflow left behind."""
+    below = children(client, run_id)
+    done = {run.data.tags.get(REQUEST_TAG) for run in below if run.info.status != "RUNNING"} - {None}
+    for run in below:
+        if run.info.status != "RUNNING":
+            continue
+        if run.data.tags.get(REQUEST_TAG) in done:
+            client.delete_run(run.info.run_id)
+        else:
+            _close_below(client, run.info.run_id, status)
+            client.set_terminated(run.info.run_id, status)
 
 
 def children(client: MlflowClient, run_id: str) -> list[Run]:

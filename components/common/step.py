@@ -97,8 +97,9 @@ def run_step(step: str, core: Core, *, output: Path, tags: dict[str, str] | None
 
 def _run_tracked(step: str, core: Core, output: Path, tags: dict[str, str], progress: Callable[[str], None]) -> float:
     from components.common import tracking
+    from components.common.mlflow_client import PATIENT, client_settings
 
-    with tracking.step_run(step, tags) as run_id:
+    with client_settings(PATIENT), tracking.step_run(step, tags) as run_id:
         started = time.monotonic()
         result = core(output, progress)
         seconds = time.monotonic() - started

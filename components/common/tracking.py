@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.common import environment
+from components.common.mlflow_client import delete_copies, request_tag
 from components.common.result import NestedResult, StepResult
 
 if TYPE_CHECKING:
@@ -85,7 +86,9 @@ def step_run(step: str, tags: dict[str, str] | None = None) -> Iterator[str | No
     if parent:
         # The experiment of the parent, which need not be the default one.
         mlflow.set_experiment(experiment_id=mlflow.get_run(parent).info.experiment_id)
+    tags |= request_tag()
     with mlflow.start_run(run_name=step, nested=parent is not None, parent_run_id=parent, tags=tags) as run:
+        delete_copies(mlflow.MlflowClient(), run)
         yield run.info.run_id
 
 
@@ -116,7 +119,8 @@ def _log_nested(part: NestedResult) -> None:
     import mlflow
     from mlflow.entities import Metric
 
-    with mlflow.start_run(run_name=part.name, nested=True) as run:
+    with mlflow.start_run(run_name=part.name, nested=True, tags=request_tag()) as run:
+        delete_copies(mlflow.MlflowClient(), run)
         log_params(part.params)
         mlflow.log_metrics(finite(part.metrics))
         now = int(time.time() * 1000)

@@ -14,6 +14,7 @@ import pandas as pd
 
 from components.common import environment
 from components.common.files import atomic_folder
+from components.common.mlflow_client import REQUEST_TAG, may_repeat, request_tag
 from components.common.result import StepResult, ignore_progress
 from components.common.sealed import blind, evidence_key
 from components.common.step import RECORD_FILE
@@ -39,6 +40,7 @@ from data_schemas.reference import REFERENCE_FILE, REFERENCE_FOLDER
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
     from mlflow.models.model import ModelInfo
 
 REGISTRATION_FILE = "registration.json"
@@ -100,13 +102,18 @@ def register_model(
         gates = verdict.write(folder / GATES_FOLDER)
         build_reference(features, candidate, comparison, cohort).write(folder / REFERENCE_FILE)
         with tempfile.TemporaryDirectory(prefix="vitalfuse-model-") as temporary:
-            progress("logging the model")
             shipped = copy_shipped_files(candidate, comparison, Path(temporary) / "model")
-            logged = _log_model(shipped, gates, Path(temporary) / "code")
             tags = version_tags(opened, shipped, comparison, run.info.run_id)
-        progress("registering")
-        tags |= {PACKAGE_DIGEST_TAG: logged_package_digest(client, logged.model_id)} | verdict.tags()
-        version = str(mlflow.register_model(logged.model_uri, name, tags=tags).version)
+            # An attempt of this step that was cut off may have registered it already.
+            registered = find_version(client, name, tags)
+            if registered is None:
+                progress("logging the model")
+                logged = _log_model(client, run.info.experiment_id, shipped, gates, Path(temporary) / "code")
+                progress("registering")
+                tags |= {PACKAGE_DIGEST_TAG: logged_package_digest(client, logged.model_id)} | verdict.tags()
+                registered = _register(client, logged.model_uri, name, tags)
+        version = str(registered.version)
+        tags |= registered.tags
         aliases, warnings = _assign(client, name, version, verdict, tags)
         registration = {
             "name": name,
@@ -114,7 +121,7 @@ def register_model(
             "aliases": aliases,
             "gates": verdict.status,
             "failed_gates": [gate.name for gate in verdict.failed],
-            "model_uri": logged.model_uri,
+            "model_uri": registered.source,
             "tags": tags,
         }
         (folder / REGISTRATION_FILE).write_text(json.dumps(registration, indent=2))
@@ -202,12 +209,44 @@ def evidence_of(tags: dict[str, str], gates: dict[str, Any] | None) -> dict[str,
     return evidence
 
 
-def _log_model(shipped: Path, gates: Path, code: Path) -> ModelInfo:
+def find_version(client: MlflowClient, name: str, tags: dict[str, str]) -> ModelVersion | None:
+    """Return the version that a pipeline run registered of a model.
+
+    Args:
+        client: MLflow client of the registry.
+        name: Registered model.
+        tags: Tags of the version: the pipeline run and the digest of the model's files count.
+
+    Returns:
+        The first such version, or None.
+    """
+    found = client.search_model_versions(
+        f"name = '{name}'"
+        f" and tags.`vitalfuse.run_id` = '{tags['vitalfuse.run_id']}'"
+        f" and tags.`{MODEL_DIGEST_TAG}` = '{tags[MODEL_DIGEST_TAG]}'"
+    )
+    return min(found, key=lambda version: int(version.version), default=None)
+
+
+def _register(client: MlflowClient, model_uri: str, name: str, tags: dict[str, str]) -> ModelVersion:
+    """Register a model as one version, also where MLflow's answer is lost and the client asks again."""
+    import mlflow
+
+    made = mlflow.register_model(model_uri, name, tags=tags)
+    first = find_version(client, name, tags) or made
+    if int(made.version) != int(first.version):
+        client.delete_model_version(name, made.version)
+    return first
+
+
+def _log_model(client: MlflowClient, experiment_id: str, shipped: Path, gates: Path, code: Path) -> ModelInfo:
+    """Log the model's files, once also where MLflow's answer is lost and the client asks again."""
     import mlflow
 
     from serving import package
 
-    return mlflow.pyfunc.log_model(
+    request = request_tag()
+    info = mlflow.pyfunc.log_model(
         name="model",
         python_model=str(package.MODEL_SCRIPT),
         artifacts={package.ARTIFACT: str(shipped), GATES_FOLDER: str(gates)},
@@ -216,7 +255,14 @@ def _log_model(shipped: Path, gates: Path, code: Path) -> ModelInfo:
         input_example=package.input_example(shipped),
         pip_requirements=package.requirements(),
         metadata=package.metadata(shipped),
+        tags=request,
     )
+    if may_repeat(client):
+        named = f"tags.`{REQUEST_TAG}` = '{request[REQUEST_TAG]}'"
+        for model in client.search_logged_models([experiment_id], named):
+            if model.model_id != info.model_id:
+                client.delete_logged_model(model.model_id)
+    return info
 
 
 def copy_shipped_files(candidate: Path, comparison: Path, target: Path) -> Path:

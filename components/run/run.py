@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from components.common import environment
+from components.common.mlflow_client import PATIENT, client_settings
 from components.common.parent_run import HEADLINE_STEPS, children, close_parent_run, open_parent_run
 from components.common.tracking import (
     KFP_RUN_TAG,
@@ -26,6 +27,7 @@ _STATUS = {"SUCCEEDED": "FINISHED", "CANCELLED": "KILLED", "CANCELED": "KILLED"}
 _MESSAGE_LIMIT = 500
 
 
+@client_settings(PATIENT)
 def open_pipeline_run(settings: dict[str, Any], mlflow_run_id: str = "") -> str:
     """Open the parent run in MLflow and list the sources.
 
@@ -91,6 +93,7 @@ def _is_ours(client: MlflowClient, mlflow_run_id: str, kfp_run_id: str, *, elsew
     return run.info.lifecycle_stage == "active" and run.data.tags.get(KFP_RUN_TAG, kfp_run_id) == kfp_run_id
 
 
+@client_settings(PATIENT)
 def close_pipeline_run(state: str, error_message: str = "") -> None:
     """Close the parent run in MLflow, with the headline metrics of its steps.
 
