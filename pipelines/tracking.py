@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.common import parent_run
-from components.common.mlflow_client import IMPATIENT, client_settings, create_run
+from components.common.mlflow_client import IMPATIENT, client_settings, create_experiment, create_run
 from components.common.step import StepRecord
 from components.common.tracking import CACHED_TAG, SOURCE_RUN_TAG, STEP_TAG
 from data_schemas.errors import InputError
@@ -21,7 +21,6 @@ from pipelines.settings import Settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Experiment
 
 PROCESS_TAG = "vitalfuse.process"
 
@@ -105,7 +104,7 @@ def open_store(uri: str, name: str, artifacts: str | None = None) -> Store:
     with client_settings(IMPATIENT):
         try:
             client = open_client(uri)
-            experiment = _experiment(client, name, artifacts)
+            experiment = client.get_experiment_by_name(name) or create_experiment(client, name, artifacts)
         except Exception as error:
             raise InputError(
                 f"the MLflow server at {without_passwords(uri)} can't be used ({_cause(error)})",
@@ -160,22 +159,6 @@ def _refuse_plain_files(uri: str) -> None:
             field="tracking.uri",
             remedy="Give http://host:port, or sqlite:///folder/mlflow.db",
         )
-
-
-def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> Experiment:
-    """Return an experiment, made where it is not there; another run may make it at the same moment."""
-    from mlflow.exceptions import MlflowException
-
-    experiment = client.get_experiment_by_name(name)
-    if experiment is not None:
-        return experiment
-    try:
-        return client.get_experiment(client.create_experiment(name, artifact_location=artifacts))
-    except MlflowException as error:
-        experiment = client.get_experiment_by_name(name)
-        if error.error_code != "RESOURCE_ALREADY_EXISTS" or experiment is None:
-            raise
-        return experiment
 
 
 def open_client(uri: str) -> MlflowClient:

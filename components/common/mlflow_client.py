@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Experiment, Run
 
 REQUEST_TAG = "vitalfuse.request"
 
@@ -72,6 +72,28 @@ def may_repeat(client: MlflowClient) -> bool:
         client: The client.
     """
     return client.tracking_uri.startswith("http")
+
+
+def create_experiment(client: MlflowClient, name: str, artifacts: str | None = None) -> Experiment:
+    """Create an experiment, or take the one of that name: another run, or a request without an answer, may have made it.
+
+    Args:
+        client: MLflow client.
+        name: Name of the experiment.
+        artifacts: Where it keeps its artifacts; None: where the server puts them.
+
+    Returns:
+        The experiment.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_experiment(client.create_experiment(name, artifact_location=artifacts))
+    except MlflowException as error:
+        found = client.get_experiment_by_name(name)
+        if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
+            raise
+        return found
 
 
 def create_run(client: MlflowClient, experiment_id: str, name: str, tags: dict[str, str]) -> Run:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from components.common.mlflow_client import create_experiment, create_run
 from data_schemas.errors import InputError
 
 if TYPE_CHECKING:
@@ -201,8 +202,9 @@ class Ledger:
         if found is not None:
             return found
         wanted = EXPERIMENT_PREFIX + name
-        own = retried(lambda: client.create_experiment(f"{wanted} (begun {secrets.token_hex(8)})"))
-        run = retried(lambda: client.create_run(own, run_name=f"promotions of {name}", tags={MODEL_TAG: name}))
+        begun = f"{wanted} (begun {secrets.token_hex(8)})"
+        own = retried(lambda: create_experiment(client, begun)).experiment_id
+        run = retried(lambda: create_run(client, own, f"promotions of {name}", {MODEL_TAG: name}))
         retried(lambda: client.set_terminated(run.info.run_id))
         retried(lambda: client.set_experiment_tag(own, LEDGER_TAG, run.info.run_id))
         try:
@@ -211,6 +213,9 @@ class Ledger:
             found = cls.find(client, name)
             if found is None:
                 raise
+            if found.run_id == run.info.run_id:
+                # It bears the name already: only the answer was lost.
+                return found
             with suppress(MlflowException):
                 client.delete_experiment(own)
             return found

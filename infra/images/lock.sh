@@ -19,4 +19,5 @@ resolve validate $locks/requirements-tfdv.txt excluded excluded-cpu excluded-val
 resolve train $locks/requirements.txt excluded excluded-cpu
 resolve train-cuda $locks/requirements.txt excluded
 resolve serve $locks/requirements.txt excluded-serve
+resolve mlflow $locks/requirements.txt
 resolve sbom ""

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from components.common.mlflow_client import IMPATIENT, PATIENT, REQUEST_TAG, client_settings, create_run, may_repeat
+from components.common.mlflow_client import IMPATIENT, PATIENT, REQUEST_TAG, client_settings, create_experiment, create_run, may_repeat
 from components.common.parent_run import children, close_parent_run, open_parent_run
 
 
@@ -77,20 +77,11 @@ def test_closing_ends_what_a_killed_attempt_left_and_deletes_copies(store):
     assert client.get_run(parent).data.metrics == {"accuracy": 0.5}
 
 
-def test_an_experiment_that_another_run_makes_at_the_same_moment_is_taken(store, monkeypatch):
-    from pipelines.tracking import _experiment
-
+def test_an_experiment_that_another_run_makes_at_the_same_moment_is_taken(store):
     client, _ = store
-    look_up, looks = client.get_experiment_by_name, []
-
-    def too_early(name):
-        looks.append(name)
-        return None if len(looks) == 1 else look_up(name)
-
     made = client.create_experiment("shared")
-    monkeypatch.setattr(client, "get_experiment_by_name", too_early)
-    assert _experiment(client, "shared", None).experiment_id == made
-    assert len(looks) == 2
+    assert create_experiment(client, "shared").experiment_id == made
+    assert create_experiment(client, "new").name == "new"
 
 
 def test_a_version_is_found_by_its_run_and_its_files(store):

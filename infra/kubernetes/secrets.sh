@@ -1,0 +1,58 @@
+#!/bin/sh
+# Creates the secrets that infra/kubernetes refers to, where they are absent: `secrets.sh small` or
+# `secrets.sh production`. Passwords and keys are made here, at random; what only you know comes from the environment:
+# for production, DATABASE_HOST, DATABASE_PORT, DATABASE_NAME, DATABASE_USER, DATABASE_PASSWORD, DATABASE_CA (a file),
+# MLFLOW_S3_ACCESS_KEY_ID and MLFLOW_S3_SECRET_ACCESS_KEY; where sources lie in S3, also S3_ACCESS_KEY_ID and
+# S3_SECRET_ACCESS_KEY. A VITALFUSE_PSEUDONYM_KEY in the environment is taken, so that pseudonyms stay the same.
+set -eu
+overlay=${1:-} kubectl=${KUBECTL:-kubectl} namespace=${NAMESPACE:-vitalfuse}
+
+fail() { echo "secrets: $*" >&2; exit 2; }
+random() { od -An -N32 -tx1 /dev/urandom | tr -d ' \n'; }
+needed() { for name; do eval "[ -n \"\${$name:-}\" ]" || fail "$name is not in the environment"; done; }
+
+# Values go through files that only their owner reads, since arguments show in the list of processes.
+umask 077
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+secret() {  # secret NAME KEY=VALUE...
+    name=$1
+    shift
+    if $kubectl --namespace "$namespace" get secret "$name" >/dev/null 2>&1; then
+        echo "secrets: $name is there already" >&2
+        return
+    fi
+    mkdir "$work/$name"
+    for pair; do printf %s "${pair#*=}" >"$work/$name/${pair%%=*}"; done
+    $kubectl --namespace "$namespace" create secret generic "$name" --from-file="$work/$name"
+}
+
+case $overlay in
+small)
+    DATABASE_HOST=postgres DATABASE_PORT=5432 DATABASE_NAME=mlflow DATABASE_USER=mlflow DATABASE_PASSWORD=$(random)
+    MLFLOW_S3_ACCESS_KEY_ID=$(random | cut -c1-20) MLFLOW_S3_SECRET_ACCESS_KEY=$(random)
+    # One S3 server with one user: the steps read their sources with the same key.
+    S3_ACCESS_KEY_ID=$MLFLOW_S3_ACCESS_KEY_ID S3_SECRET_ACCESS_KEY=$MLFLOW_S3_SECRET_ACCESS_KEY
+    ;;
+production)
+    needed DATABASE_HOST DATABASE_PORT DATABASE_NAME DATABASE_USER DATABASE_PASSWORD DATABASE_CA \
+        MLFLOW_S3_ACCESS_KEY_ID MLFLOW_S3_SECRET_ACCESS_KEY
+    [ -f "$DATABASE_CA" ] && [ -r "$DATABASE_CA" ] || fail "DATABASE_CA names no file that can be read"
+    ;;
+*) fail "say small or production" ;;
+esac
+
+secret vitalfuse-pseudonyms key="${VITALFUSE_PSEUDONYM_KEY:-$(random)}"
+secret vitalfuse-database host="$DATABASE_HOST" port="$DATABASE_PORT" database="$DATABASE_NAME" \
+    username="$DATABASE_USER" password="$DATABASE_PASSWORD"
+secret vitalfuse-mlflow-s3 access_key_id="$MLFLOW_S3_ACCESS_KEY_ID" secret_access_key="$MLFLOW_S3_SECRET_ACCESS_KEY"
+secret vitalfuse-mlflow-admin username=admin password="$(random)" form_key="$(random)"
+secret vitalfuse-mlflow username=pipeline password="$(random)"
+if [ -n "${S3_ACCESS_KEY_ID:-}" ]; then
+    needed S3_SECRET_ACCESS_KEY
+    secret vitalfuse-s3 access_key_id="$S3_ACCESS_KEY_ID" secret_access_key="$S3_SECRET_ACCESS_KEY"
+fi
+if [ "$overlay" = production ]; then
+    secret vitalfuse-database-ca ca.crt="$(cat "$DATABASE_CA")"
+fi
