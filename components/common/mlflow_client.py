@@ -75,7 +75,7 @@ def may_repeat(client: MlflowClient) -> bool:
 
 
 def create_experiment(client: MlflowClient, name: str, artifacts: str | None = None) -> Experiment:
-    """Create an experiment, or take the one of that name: another run, or a request without an answer, may have made it.
+    """Create an experiment, or take the one of that name, which another run or an unanswered request may have made.
 
     Args:
         client: MLflow client.

@@ -4,7 +4,15 @@ import os
 
 import pytest
 
-from components.common.mlflow_client import IMPATIENT, PATIENT, REQUEST_TAG, client_settings, create_experiment, create_run, may_repeat
+from components.common.mlflow_client import (
+    IMPATIENT,
+    PATIENT,
+    REQUEST_TAG,
+    client_settings,
+    create_experiment,
+    create_run,
+    may_repeat,
+)
 from components.common.parent_run import children, close_parent_run, open_parent_run
 
 
