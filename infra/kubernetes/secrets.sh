@@ -3,7 +3,8 @@
 # `secrets.sh production`. Passwords and keys are made here, at random; what only you know comes from the environment:
 # for production, DATABASE_HOST, DATABASE_PORT, DATABASE_NAME, DATABASE_USER, DATABASE_PASSWORD, DATABASE_CA (a file),
 # MLFLOW_S3_ACCESS_KEY_ID and MLFLOW_S3_SECRET_ACCESS_KEY; where sources lie in S3, also S3_ACCESS_KEY_ID and
-# S3_SECRET_ACCESS_KEY. A VITALFUSE_PSEUDONYM_KEY in the environment is taken, so that pseudonyms stay the same.
+# S3_SECRET_ACCESS_KEY. VITALFUSE_PSEUDONYM_KEY and VITALFUSE_EVIDENCE_KEY are taken from the environment where they are
+# there, so that pseudonyms stay the same and earlier versions can be compared.
 set -eu
 overlay=${1:-} kubectl=${KUBECTL:-kubectl} namespace=${NAMESPACE:-vitalfuse}
 
@@ -44,6 +45,7 @@ production)
 esac
 
 secret vitalfuse-pseudonyms key="${VITALFUSE_PSEUDONYM_KEY:-$(random)}"
+secret vitalfuse-evidence key="${VITALFUSE_EVIDENCE_KEY:-$(random)}"
 secret vitalfuse-database host="$DATABASE_HOST" port="$DATABASE_PORT" database="$DATABASE_NAME" \
     username="$DATABASE_USER" password="$DATABASE_PASSWORD"
 secret vitalfuse-mlflow-s3 access_key_id="$MLFLOW_S3_ACCESS_KEY_ID" secret_access_key="$MLFLOW_S3_SECRET_ACCESS_KEY"

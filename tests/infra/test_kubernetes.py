@@ -13,7 +13,11 @@ from tests.infra.manifests import OVERLAYS, UPGRADED, by_name, containers, of_ki
 
 # The oldest and the newest version that docs/kubernetes.md names.
 VERSIONS = ("1.31", "1.37")
-STEP_PODS = {"pipeline/runid": "a-run"}
+# Pods that others make in the namespace.
+OTHER_PODS = {
+    "steps": {"pipeline/runid": "a-run"},
+    "served": {"serving.kserve.io/inferenceservice": "vitalfuse-diagnosis"},
+}
 # KFP makes this one itself, for its own object store.
 KFPS_SECRETS = {"mlpipeline-minio-artifact"}
 
@@ -237,7 +241,7 @@ def _may_connect(objects, source, target, port, protocol="TCP"):
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_pods_reach_only_what_they_need(overlay):
     objects = render(overlay)
-    pods = {name: template["metadata"]["labels"] for name, template in workloads(objects)} | {"steps": STEP_PODS}
+    pods = {name: template["metadata"]["labels"] for name, template in workloads(objects)} | OTHER_PODS
     for labels in pods.values():
         denied = [
             policy for policy in _policies(objects, labels) if not policy.get("ingress") and not policy.get("egress")
@@ -255,7 +259,7 @@ def test_pods_reach_only_what_they_need(overlay):
         for target in ports
         if source != target and _may_connect(objects, pods[source], pods[target], ports[target])
     }
-    expected = {("steps", "mlflow")}
+    expected = {("steps", "mlflow"), ("served", "mlflow")}
     if overlay == "small":
         expected |= {("mlflow", "postgres"), ("mlflow", "s3"), ("steps", "s3")}
     assert allowed == expected

@@ -81,19 +81,27 @@ def test_the_script_creates_every_secret_that_is_referred_to(overlay, tmp_path):
     if overlay == "production":
         assert created["vitalfuse-database"]["password"] == "a b$c'd=e"
         assert created["vitalfuse-mlflow-s3"] != created["vitalfuse-s3"], "the steps don't get the server's key"
-    made = [created["vitalfuse-pseudonyms"]["key"], created["vitalfuse-mlflow"]["password"]]
+    made = [created[name]["key"] for name in ("vitalfuse-pseudonyms", "vitalfuse-evidence")]
+    made += [created["vitalfuse-mlflow"]["password"]]
     made += [created["vitalfuse-mlflow-admin"][key] for key in ("password", "form_key")]
-    assert len(set(made)) == 4
+    assert len(set(made)) == 5
     assert min(map(len, made)) == 64
     assert not list(tmp_path.glob("**/password"))
 
 
 def test_the_script_leaves_secrets_alone_and_takes_the_key_of_the_pseudonyms(tmp_path):
-    done = _create_secrets(tmp_path, "small", existing=["vitalfuse-database"], VITALFUSE_PSEUDONYM_KEY="ours")
+    done = _create_secrets(
+        tmp_path,
+        "small",
+        existing=["vitalfuse-database"],
+        VITALFUSE_PSEUDONYM_KEY="ours",
+        VITALFUSE_EVIDENCE_KEY="mine",
+    )
     created = _values(done.stdout)
     assert "vitalfuse-database is there already" in done.stderr
     assert "vitalfuse-database" not in created
     assert created["vitalfuse-pseudonyms"]["key"] == "ours"
+    assert created["vitalfuse-evidence"]["key"] == "mine"
 
 
 @pytest.mark.parametrize(
