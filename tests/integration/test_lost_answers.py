@@ -22,12 +22,10 @@ def lossy(stack):
             patch.setenv(name, value)
         patch.setenv("MLFLOW_TRACKING_URI", proxy.uri)
         mlflow.set_tracking_uri(proxy.uri)
-        mlflow.set_registry_uri(proxy.uri)
         try:
             yield proxy, mlflow.set_experiment("lost answers").experiment_id
         finally:
             mlflow.set_tracking_uri(None)
-            mlflow.set_registry_uri(None)
 
 
 def _active(experiment_id):

@@ -220,7 +220,7 @@ def test_the_version_can_be_verified_promoted_and_compared(tiny):
     assert "champion 1 → 2, previous – → 1" in promoted.stdout
     assert _vitalfuse(folder, "rollback", "--by", "Ada", "--reason", "tests").returncode == 0
     assert _vitalfuse(folder, "history").returncode == 0
-    assert client.get_model_version_by_alias("vitalfuse-diagnosis", "champion").version == "1"
+    assert str(client.get_model_version_by_alias("vitalfuse-diagnosis", "champion").version) == "1"
 
 
 def _vitalfuse(folder, *arguments):

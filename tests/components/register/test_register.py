@@ -64,9 +64,8 @@ def register(store, tmp_path, monkeypatch):
     """Run the step on made-up outputs of the steps before, in an MLflow run of a store without versions."""
     monkeypatch.setenv("VITALFUSE_EVIDENCE_KEY", SECRET)
     monkeypatch.delenv("VITALFUSE_PARENT_RUN_ID", raising=False)
-    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(store.uri)
-    mlflow.set_registry_uri(store.uri)
 
     def call(name, signal, **gates):
         outputs = Outputs(tmp_path / name, signal)
@@ -86,8 +85,7 @@ def register(store, tmp_path, monkeypatch):
             ), json.loads((outputs.root / "registration" / "registration.json").read_text())
 
     yield call
-    mlflow.set_registry_uri(before[1])
-    mlflow.set_tracking_uri(before[0])
+    mlflow.set_tracking_uri(before)
 
 
 def test_versions_that_pass_fail_and_pass_again(store, register):
