@@ -22,6 +22,7 @@ from components.common.events import read_events
 from components.common.step import RECORD_FILE, StepRecord
 from components.ingest.demo.generate import generate_source
 from components.ingest.demo.settings import DemoSettings
+from components.register.audit import EXPERIMENT_PREFIX, Ledger
 from components.register.register import folder_digest
 from tests.integration import servers
 from tests.integration.lossy import LossyProxy
@@ -270,7 +271,16 @@ def test_each_run_registered_one_version_of_its_own_model(away, tracked, tmp_pat
         folder = Path(mlflow.artifacts.download_artifacts(version.source, dst_path=str(tmp_path / run.name)))
         shipped = [path.parent for path in folder.rglob("model.onnx")]
         assert [folder_digest(path) for path in shipped] == [version.tags["vitalfuse.model_digest"]]
-    assert client.get_model_version_by_alias("vitalfuse-diagnosis", "challenger").version in {"1", "2", "3"}
+
+
+def test_the_record_of_promotions_is_sound_and_has_each_version_once(tracked):
+    client, _ = tracked
+    versions = {str(version.version) for version in client.search_model_versions("name = 'vitalfuse-diagnosis'")}
+    history = Ledger.find(client, "vitalfuse-diagnosis").read()
+    assert history.problems == []
+    assert sorted(entry.version for entry in history.entries) == sorted(versions)
+    begun = [item.name for item in client.search_experiments() if item.name.startswith(EXPERIMENT_PREFIX)]
+    assert begun == [f"{EXPERIMENT_PREFIX}vitalfuse-diagnosis"]
 
 
 def test_files_are_in_s3_and_went_through_the_server(stack, away):
