@@ -33,7 +33,8 @@ ui: setup  ## Open the MLflow UI on the runs
 	$(BIN)/vitalfuse ui --workspace $(WORKSPACE)
 
 test: setup  ## Run the tests that take minutes at most
-	$(BIN)/python -m pytest -q -m "not slow and not real_data"
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not real_data" \
+		--numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-all: setup  ## Run all tests, also slow ones and those on the real data sets
 	$(BIN)/python -m pytest -q

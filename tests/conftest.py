@@ -9,6 +9,11 @@ if TYPE_CHECKING:
     from tests.registry_store import Store
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest file, so that no process of several is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_whole_dag.py")
+
+
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory) -> Path:
     """An MLflow database without runs, to copy."""

@@ -18,7 +18,12 @@ class WordEmbeddingSettings(_Settings):
 
     dimensions: int = Field(default=64, ge=2, le=512, description="Length of a word's vector")
     window: int = Field(default=5, ge=1, le=50, description="Context words on each side")
-    min_count: int = Field(default=2, ge=1, le=1000, description="A word seen less often is unknown")
+    min_patients: int = Field(
+        default=2,
+        ge=1,
+        le=1000,
+        description="A word in the notes of fewer training patients is unknown, such as a name that one note repeats",
+    )
     max_words: int = Field(
         default=4000, ge=3, le=200_000, description="Largest vocabulary, padding and unknown included"
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from gensim.models import Word2Vec
+from gensim.utils import RULE_DEFAULT, RULE_DISCARD
 
 from training.settings import WordEmbeddingSettings
 from training.text import TextEmbedding, tokenize
@@ -23,17 +25,17 @@ def fit_embedding(texts: Sequence[str], settings: WordEmbeddingSettings) -> Text
     network; an unknown word gets the mean vector.
 
     Args:
-        texts: Notes of training rows; empty ones are skipped.
+        texts: Notes of training rows, one text a patient; empty ones are skipped.
         settings: Sizes and seed.
 
     Returns:
-        The embedding; padding and unknown only where no word occurs ``min_count`` times.
+        The embedding; padding and unknown only where no word is in the notes of ``min_patients`` patients.
     """
     sentences = [words for words in map(tokenize, texts) if words]
     model = Word2Vec(
         vector_size=settings.dimensions,
         window=settings.window,
-        min_count=settings.min_count,
+        min_count=1,
         max_final_vocab=settings.max_words - 2,
         sg=0,
         epochs=settings.epochs,
@@ -41,7 +43,7 @@ def fit_embedding(texts: Sequence[str], settings: WordEmbeddingSettings) -> Text
         workers=1,
     )
     if sentences:
-        model.build_vocab(sentences)
+        model.build_vocab(sentences, trim_rule=_shared_by(sentences, settings.min_patients))
     if not len(model.wv):
         return TextEmbedding.empty(settings.dimensions)
     model.train(sentences, total_examples=model.corpus_count, epochs=settings.epochs)
@@ -54,3 +56,9 @@ def fit_embedding(texts: Sequence[str], settings: WordEmbeddingSettings) -> Text
     return TextEmbedding(
         vocabulary=["", "<unknown>", *model.wv.index_to_key], vectors=np.concatenate([reserved, words])
     )
+
+
+def _shared_by(sentences: Sequence[Sequence[str]], patients: int) -> Callable[[str, int, int], int]:
+    """Return gensim's rule that drops a word which fewer patients share: it might name one of them."""
+    sharing = Counter(word for words in sentences for word in set(words))
+    return lambda word, count, min_count: RULE_DISCARD if sharing[word] < patients else RULE_DEFAULT

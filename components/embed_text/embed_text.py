@@ -44,7 +44,7 @@ def embed_notes(
     if not notes:
         warnings.append("No training patient has a note: the models run without text.")
     elif len(embedding.vocabulary) <= UNKNOWN + 1:
-        warnings.append(f"No word occurs {settings.min_count} times in the training notes: all words are unknown.")
+        warnings.append(f"No word is in the notes of {settings.min_patients} training patients: all words are unknown.")
     return StepResult(
         metrics={
             "notes": float(len(notes)),

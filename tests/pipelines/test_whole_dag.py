@@ -30,8 +30,8 @@ def _settings(folder):
         "models": MODELS,
         "ingest": {"name": "tiny", "sources": [{"format": "export", "path": str(folder / "source")}]},
         "preprocess": {"step": "1d", "steps": 4, "folds": 2, "test_fraction": 0.25},
-        "train": {"network": {"units": 8, "image_filters": [4]}, "optimiser": {"epochs": 2}},
-        "cross_validate": {"network": {"units": 8, "image_filters": [4]}, "optimiser": {"epochs": 2}},
+        "train": {"members": 1, "network": {"units": 8, "image_filters": [4]}, "optimiser": {"epochs": 2}},
+        "cross_validate": {"members": 1, "network": {"units": 8, "image_filters": [4]}, "optimiser": {"epochs": 2}},
         "compare": {"resamples": 100},
         # Two epochs on 45 patients make no model that is good for anything.
         "register": {"gates": {"skip": ["macro_auc", "kappa", "calibration_error", "worst_subgroup_auc"]}},

@@ -10,7 +10,7 @@ from training.text import PADDING, UNKNOWN, TextEmbedding, encode_words, tokeniz
 from training.word2vec import fit_embedding
 
 NOTES = ["Chest pain and cough.", "No chest pain. Cough for 3 days.", "Cough, chest pain; BP 120/80."] * 4
-SMALL = WordEmbeddingSettings(dimensions=6, epochs=3, min_count=2, max_words=50)
+SMALL = WordEmbeddingSettings(dimensions=6, epochs=3, min_patients=2, max_words=50)
 
 
 @pytest.mark.parametrize(
@@ -48,11 +48,24 @@ def test_padding_row_is_zero_and_shapes_fit():
 
 
 def test_frequent_words_have_shorter_vectors():
-    embedding = fit_embedding(["the the the the the the cough", "the the the the the the fever fever cough"], SMALL)
+    notes = ["the the the the the the fever", "the the the the the the fever cough rash"]
+    embedding = fit_embedding(notes, SMALL)
     length = dict(zip(embedding.vocabulary, np.linalg.norm(embedding.vectors, axis=1), strict=True))
-    share = {"the": 12 / 16, "fever": 2 / 16}
+    share = {"the": 12 / 14, "fever": 2 / 14}
     expected = (1e-3 / (1e-3 + share["fever"])) / (1e-3 / (1e-3 + share["the"]))
     assert length["fever"] / length["the"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_word_of_one_patient_alone_is_unknown_however_often_it_is_repeated():
+    embedding = fit_embedding([*NOTES, "Jansen coughs. Jansen, Jansen."], SMALL)
+    assert "cough" in embedding.vocabulary
+    assert "jansen" not in embedding.vocabulary
+    assert "jansen" in fit_embedding([*NOTES, "Jansen coughs."] * 2, SMALL).vocabulary
+
+
+def test_the_largest_vocabulary_holds_the_most_frequent_words():
+    embedding = fit_embedding(NOTES, SMALL.model_copy(update={"max_words": 6}))
+    assert set(embedding.vocabulary[2:]) == {"cough", "chest", "pain", "<number>"}
 
 
 def test_word2vec_is_deterministic():

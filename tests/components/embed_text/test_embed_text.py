@@ -29,7 +29,7 @@ def test_unknown_share_by_hand(tmp_path):
     features = make_features(tmp_path / "f", patients=10, classes=2)
     notes = pd.read_parquet(tmp_path / "f" / "notes.parquet")
     notes["text"] = ""
-    notes.loc[features.train_rows[:2], "text"] = ["cough cough cough rare", ""]
+    notes.loc[features.train_rows[:2], "text"] = ["cough cough rare", "cough"]
     notes.to_parquet(tmp_path / "f" / "notes.parquet")
     result = embed_notes(tmp_path / "f", tmp_path / "e", EmbedTextSettings(dimensions=4, epochs=1))
     assert result.metrics["unknown_share"] == pytest.approx(1 / 4)
