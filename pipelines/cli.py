@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from pipelines.settings import Settings
 
 WORKSPACE = Path("workspace")
+_workspace_option = click.option(
+    "--workspace", type=click.Path(path_type=Path), help="Workspace whose MLflow store is used where no other is named."
+)
+_tracking_uri_option = click.option(
+    "--tracking-uri", metavar="URI", help="MLflow server or database; else MLFLOW_TRACKING_URI, else the workspace's."
+)
 # After a backspace character, click leaves the lines of a paragraph as they are.
 _HELP = """Train, compare and register a diagnosis model from vital-sign series, medical images and clinical notes.
 
@@ -60,6 +66,21 @@ class _Commands(click.Group):
                 raise
             click.echo(f"vitalfuse: {error.filename}: {error.strerror}", err=True)
             sys.exit(1)
+        except Exception as error:
+            # Imported already where one of its errors arrives here; --help never imports it.
+            mlflow = sys.modules.get("mlflow.exceptions")
+            if mlflow is None or not isinstance(error, mlflow.MlflowException):
+                raise
+            click.echo(f"vitalfuse: {_mlflow_line(error)}", err=True)
+            sys.exit(1)
+
+
+def _mlflow_line(error: Exception) -> str:
+    """Tell of a server that broke off, or of an account that may not do this, in one line."""
+    from pipelines.tracking import without_passwords
+
+    first = without_passwords((str(error).strip().splitlines() or [type(error).__name__])[0])
+    return f"MLflow could not do it: {first[:300]}. Look at the server and at your rights there, and run it again."
 
 
 @click.group(
@@ -301,6 +322,8 @@ def describe(folder: Path | None, workspace: Path) -> None:
 @click.option("--output", type=click.Path(path_type=Path), help="Folder to write; in the workspace by default.")
 @_config_option
 @_set_option
+@_workspace_option
+@_tracking_uri_option
 def monitor(
     log: Path,
     version: str | None,
@@ -309,6 +332,8 @@ def monitor(
     output: Path | None,
     config: str,
     overrides: tuple[str, ...],
+    workspace: Path | None,
+    tracking_uri: str | None,
 ) -> None:
     """Compare logged predictions with the training rows, and say whether to train anew.
 
@@ -322,7 +347,7 @@ def monitor(
     from pipelines.monitoring import monitor_predictions, print_findings
     from pipelines.settings import find_config, load_settings
 
-    settings = load_settings(find_config(config), list(overrides))
+    settings = load_settings(find_config(config), [*overrides, *_store_settings(workspace, tracking_uri)])
     findings, folder = monitor_predictions(
         settings, log, version=version, labels=labels, reference=reference, output=output
     )
@@ -408,9 +433,11 @@ def serve(
 @click.option("--apply", "applied", is_flag=True, help="Apply it with kubectl.")
 @click.option("--dry-run", is_flag=True, help="With --apply: let the cluster check it, and change nothing.")
 @click.option("--context", help="With --apply: context of the kubeconfig.")
-@click.option("--allow-failed-gates", is_flag=True, help="Deploy a version that failed its gates.")
+@click.option("--allow-failed-gates", is_flag=True, help="Deploy a version that failed its gates, or has none.")
 @_config_option
 @_set_option
+@_workspace_option
+@_tracking_uri_option
 def deploy(
     version: str,
     output: Path | None,
@@ -420,6 +447,8 @@ def deploy(
     allow_failed_gates: bool,
     config: str,
     overrides: tuple[str, ...],
+    workspace: Path | None,
+    tracking_uri: str | None,
     **options: str | int | None,
 ) -> None:
     """Render the KServe InferenceService of a registered version, and apply it when asked.
@@ -428,19 +457,17 @@ def deploy(
     change when the alias moves. With a canary share of less than 100, the other requests stay with the version that
     runs. Secrets are named in the YAML, never written there.
     """
-    from mlflow import MlflowClient
-
     from pipelines.deploy import apply, find_release, render, to_yaml
+    from pipelines.registry import open_store
     from pipelines.settings import find_config, load_settings
-    from pipelines.tracking import prepare_store
 
     if (dry_run or context) and not applied:
         raise InputError("needs --apply", field="--dry-run" if dry_run else "--context")
-    extra = [f"deploy.{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
+    extra = _store_settings(workspace, tracking_uri)
+    extra += [f"deploy.{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
     settings = load_settings(find_config(config), [*overrides, *extra])
-    store = prepare_store(settings)
     release = find_release(
-        MlflowClient(tracking_uri=store.uri, registry_uri=store.uri),
+        open_store(settings.workspace, settings.tracking.uri),
         settings.register_model.model_name,
         version,
         allow_failed_gates=allow_failed_gates,
@@ -456,6 +483,12 @@ def deploy(
         click.echo(manifest, nl=False)
     if applied:
         click.echo(apply(manifest, context=context, dry_run=dry_run))
+
+
+def _store_settings(workspace: Path | None, tracking_uri: str | None) -> list[str]:
+    """Return the settings that the two options stand for."""
+    named = {"workspace": workspace, "tracking.uri": tracking_uri}
+    return [f"{key}={json.dumps(str(value))}" for key, value in named.items() if value]
 
 
 def _plain(value: str | int | Path | None) -> str | int | None:

@@ -23,7 +23,7 @@ from data_schemas.predictions import TEST
 from evaluation.comparisons import Comparison, adjust, compare_pair
 from evaluation.intervals import bootstrap_weights
 from evaluation.metrics import OVERALL_METRICS
-from pipelines.registry import find_run, find_version, parse_version
+from pipelines.registry import SHORTEST_PREFIX, find_run, find_version, parse_version
 from pipelines.tracking import without_passwords
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ def compare_runs(
 
 
 def _find(client: MlflowClient, text: str, model: str, key: bytes | None) -> Compared:
-    name = parse_version(text, model) if not text.isdigit() else None
+    # Four digits or more may begin a run's id.
+    name = None if text.isdigit() and len(text) >= SHORTEST_PREFIX else parse_version(text, model)
     version = find_version(client, name) if name else None
     run = _run_of(client, version) if version else find_run(client, text)
     label = run.info.run_id[:8]

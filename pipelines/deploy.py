@@ -13,6 +13,7 @@ import yaml
 from data_schemas.errors import InputError
 from pipelines.cluster_settings import SecretKeys
 from pipelines.deploy_settings import DeploySettings
+from pipelines.registry import find_version, parse_version
 from pipelines.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ SCRATCH = "/tmp"
 # KServe gives the container of a custom predictor this name, and its storage initialiser looks for it.
 CONTAINER = "kserve-container"
 USER = 10001
+PASSED = "passed"
 _GATES_TAG = "vitalfuse.gates"
 _DIGEST_TAG = "vitalfuse.model_digest"
 _COHORT_TAG = "vitalfuse.cohort_digest"
@@ -55,34 +57,30 @@ def find_release(client: MlflowClient, model: str, wanted: str, *, allow_failed_
 
     Args:
         client: MLflow client.
-        model: Name of the registered model.
-        wanted: A version, or ``@alias``.
-        allow_failed_gates: Whether a version that failed its gates may be deployed.
+        model: Name of the registered model where ``wanted`` names none.
+        wanted: A version, as ``parse_version`` reads it.
+        allow_failed_gates: Whether a version that failed its gates, or has none, may be deployed.
 
     Returns:
         The version, with a number: what is deployed does not change when an alias moves.
 
     Raises:
-        InputError: There is none, or it failed its gates.
+        InputError: There is none, or it has not passed its gates.
     """
-    from mlflow.exceptions import MlflowException
-
-    alias = wanted.removeprefix("@") if wanted.startswith("@") else None
-    try:
-        found = client.get_model_version_by_alias(model, alias) if alias else client.get_model_version(model, wanted)
-    except MlflowException as error:
+    name = parse_version(wanted, model)
+    if name is None:
         raise InputError(
-            f"the registry has no {'alias' if alias else 'version'} {alias or wanted} of {model}",
-            field="VERSION",
-            remedy="Give a version's number, or an alias such as @champion",
-        ) from error
-    if found.tags.get(_GATES_TAG) == "failed" and not allow_failed_gates:
+            f"{wanted!r} is no version", field="VERSION", remedy="Give a number such as 3, NAME/3 or @champion"
+        )
+    found = find_version(client, name)
+    gates = found.tags.get(_GATES_TAG)
+    if gates != PASSED and not allow_failed_gates:
         raise InputError(
-            f"version {found.version} of {model} failed its gates",
+            f"version {found.version} of {found.name} {'failed its gates' if gates else 'has no gates'}",
             field="VERSION",
             remedy="Deploy another version, or give --allow-failed-gates",
         )
-    return Release(model=model, version=str(found.version), alias=alias, tags=dict(found.tags))
+    return Release(model=found.name, version=str(found.version), alias=name.alias, tags=dict(found.tags))
 
 
 def render(settings: Settings, release: Release) -> list[dict[str, Any]]:
@@ -143,13 +141,6 @@ def inference_service(settings: Settings, release: Release) -> Any:
         image_pull_secrets=[k8s.V1LocalObjectReference(name=name) for name in deploy.pull_secrets] or None,
         node_selector=deploy.node_selector or None,
         tolerations=[k8s.V1Toleration(**toleration.model_dump()) for toleration in deploy.tolerations] or None,
-        security_context=k8s.V1PodSecurityContext(
-            run_as_non_root=True,
-            run_as_user=USER,
-            run_as_group=USER,
-            fs_group=USER,
-            seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault"),
-        ),
         containers=[_container(settings, release)],
         volumes=[k8s.V1Volume(name="scratch", empty_dir=k8s.V1EmptyDirVolumeSource(size_limit=deploy.cache))],
     )
@@ -210,9 +201,13 @@ def _container(settings: Settings, release: Release) -> Any:
         readiness_probe=probe("/v2/health/ready", period_seconds=5, failure_threshold=3),
         liveness_probe=probe("/v2/health/live", initial_delay_seconds=15, period_seconds=10, failure_threshold=6),
         security_context=k8s.V1SecurityContext(
+            # Of the container, not of the pod: Knative refuses the pod's, unless its operators have allowed it.
+            run_as_non_root=True,
+            run_as_user=USER,
+            run_as_group=USER,
+            seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault"),
             allow_privilege_escalation=False,
             read_only_root_filesystem=True,
-            run_as_non_root=True,
             capabilities=k8s.V1Capabilities(drop=["ALL"]),
         ),
         volume_mounts=[k8s.V1VolumeMount(name="scratch", mount_path=SCRATCH)],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from data_schemas.errors import InputError
 from data_schemas.reference import TrainingReference
+from pipelines.registry import open_store
 from pipelines.settings import Settings
 from pipelines.tracking import prepare_store
 from serving.monitor.findings import EXCEEDED, NOT_JUDGED, Check, Findings
@@ -47,6 +48,9 @@ def monitor_predictions(
     from mlflow import MlflowClient
 
     rows = choose_rows(read_log(log), version, settings.monitor)
+    if reference is None:
+        # Its store is there already, or is told of; only then is anything made in it.
+        open_store(settings.workspace, settings.tracking.uri)
     # An experiment of its own, made in the same way as that of the pipeline's runs.
     tracking = settings.tracking.model_copy(update={"experiment": settings.monitor.experiment})
     store = prepare_store(settings.model_copy(update={"tracking": tracking}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -285,8 +286,12 @@ def tell_history(client: MlflowClient, model: str, expected: str | None = None) 
         The history.
 
     Raises:
-        InputError: There is no such model, or its record was deleted.
+        InputError: There is no such model, its record was deleted, or what is expected is no digest.
     """
+    if expected is not None and not re.fullmatch(r"[0-9a-f]{16,64}", expected):
+        raise InputError(
+            f"{expected!r} is no digest", field="--head", remedy="Give the 64 digits that promote printed, 16 at least"
+        )
     _require_model(client, model)
     ledger = Ledger.find(client, model)
     aliases = current_aliases(client, model)
@@ -295,7 +300,7 @@ def tell_history(client: MlflowClient, model: str, expected: str | None = None) 
         return Told(model, None, aliases, missing, False)
     history = ledger.read()
     problems = list(history.problems)
-    if expected and not any(entry.hash.startswith(expected.lower()) for entry in history.entries):
+    if expected and not any(entry.hash.startswith(expected) for entry in history.entries):
         problems.append(f"the record has no entry with the digest {expected}: it was written anew, or cut off")
     unfinished = not history.finished
     if not unfinished and not problems and aliases != history.aliases:

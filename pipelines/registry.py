@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 _PARENT_TAG = "mlflow.parentRunId"
-_SHORTEST_PREFIX = 4
+SHORTEST_PREFIX = 4
 _PAGE = 1000
 
 
@@ -144,10 +144,10 @@ def find_run(client: MlflowClient, text: str) -> Run:
     """
     from mlflow.exceptions import MlflowException
 
-    if not re.fullmatch(rf"[0-9a-f]{{{_SHORTEST_PREFIX},32}}", text):
+    if not re.fullmatch(rf"[0-9a-f]{{{SHORTEST_PREFIX},32}}", text):
         raise InputError(
             f"{text!r} is neither a run nor a version",
-            remedy="Give four digits or more of a run's id, or a version such as vitalfuse-diagnosis/3 or @champion",
+            remedy="Give four digits or more of a run's id, or a version such as 3, vitalfuse-diagnosis/3 or @champion",
         )
     try:
         if len(text) == 32:

@@ -68,8 +68,8 @@ def compare(
 ) -> None:
     """Compare runs, or registered versions, with the first one named.
 
-    RUN is the beginning of a run's id in MLflow, four digits at least, or a version such as vitalfuse-diagnosis/3,
-    @champion or @challenger.
+    RUN is the beginning of a run's id in MLflow, four digits at least, or a version such as 3, vitalfuse-diagnosis/3,
+    @champion or @challenger. A number of four digits or more is a run; write NAME/1234 for such a version.
 
     Shows scores with intervals, settings that differ, and differences on the patients that both have. These need the
     key of the sealed predictions: VITALFUSE_EVIDENCE_KEY, else the workspace's.

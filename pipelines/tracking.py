@@ -139,6 +139,12 @@ def connect(uri: str) -> MlflowClient:
         InputError: It is no store of runs and models, or doesn't answer.
     """
     _refuse_plain_files(uri)
+    database = uri.removeprefix("sqlite:///").partition("?")[0]
+    if database != uri and not Path(database).is_file():
+        # SQLite would make it.
+        raise InputError(
+            "there is no such database", file=database, field="--tracking-uri", remedy="Name the one of a workspace"
+        )
     with client_settings(IMPATIENT):
         try:
             client = open_client(uri)

@@ -352,7 +352,7 @@ def _explain(error: ErrorDetails) -> tuple[str, str]:
     remedy = _REMEDIES.get(str(field), "Send it as the documentation of the request says")
     if kind == "extra_forbidden":
         name = str(location[-1])
-        named = f" {name}" if _PLAIN_NAME.fullmatch(name) else ""
+        named = f" '{name}'" if _PLAIN_NAME.fullmatch(name) else ""
         inner: dict[str, type[BaseModel]] = {"observations": Observation, "note": Note}
         owner: type[BaseModel] = next((inner[str(part)] for part in location[:-1] if part in inner), Patient)
         known = ", ".join(owner.model_fields)

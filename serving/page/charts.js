@@ -63,14 +63,16 @@ export function chart(channel, span, read) {
 
 function drawing(channel, span, read, scale, label) {
   const svg = svgElement("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": label });
-  const x = (time) => MARGIN + ((WIDTH - 2 * MARGIN) * (time - span.first)) / (span.last - span.first || 1);
+  const length = span.last - span.first;
+  const x = (time) => (length ? MARGIN + ((WIDTH - 2 * MARGIN) * (time - span.first)) / length : WIDTH / 2);
   const y = (value) => {
     const inside = Math.min(Math.max(value, scale.low), scale.high);
     return HEIGHT - MARGIN - ((HEIGHT - 2 * MARGIN) * (inside - scale.low)) / (scale.high - scale.low || 1);
   };
   if (read) {
-    const from = Math.max(x(read.first), 0);
-    const to = Math.min(x(read.last), WIDTH);
+    // A single moment is all that there is: the window holds it.
+    const from = length ? Math.max(x(read.first), 0) : 0;
+    const to = length ? Math.min(x(read.last), WIDTH) : WIDTH;
     svg.append(svgElement("rect", { class: "window", x: from, y: 0, width: Math.max(to - from, 0), height: HEIGHT }));
   }
   for (let part = 0; part < channel.points[0].values.length; part += 1) {
@@ -93,7 +95,11 @@ function scaleOf(values) {
   const sorted = [...values].sort((a, b) => a - b);
   const at = (share) => sorted[Math.round(share * (sorted.length - 1))];
   const spread = 4 * (at(0.75) - at(0.25) || Math.abs(at(0.5)) * 0.1 || 1);
-  return { low: Math.max(sorted[0], at(0.25) - spread), high: Math.min(sorted[sorted.length - 1], at(0.75) + spread) };
+  const low = Math.max(sorted[0], at(0.25) - spread);
+  const high = Math.min(sorted[sorted.length - 1], at(0.75) + spread);
+  // Equal values are drawn in the middle.
+  const room = low === high ? Math.abs(low) * 0.1 || 1 : 0;
+  return { low: low - room, high: high + room };
 }
 
 function lowest(values) {

@@ -170,6 +170,13 @@ function pixels(rows) {
   return canvas;
 }
 
+// An answer does not stay beside a patient whom it is not about.
+function outdate() {
+  if (by("result").hidden) return;
+  clearAnswer();
+  by("status").textContent = "Changed. Press Diagnose.";
+}
+
 async function diagnose(event) {
   event.preventDefault();
   if (by("diagnose").disabled) return;
@@ -190,7 +197,8 @@ async function diagnose(event) {
       showDiagnosis(content.predictions[0], milliseconds);
       by("status").textContent = "";
       by("answer").focus();
-      if (!state.model) loadModel();
+      // The server follows an alias: another version may have answered than the one that the page named.
+      if (content.predictions[0].model.version !== state.model?.version) loadModel();
     } else {
       showRefusal(response.status, content, response.headers.get("Retry-After"));
       by("status").textContent = "";
@@ -217,9 +225,11 @@ by("patient-file").addEventListener("change", (event) => {
 });
 by("image-file").addEventListener("change", (event) => {
   state.imageFile = event.target.files[0] ?? null;
+  outdate();
   showPatient();
 });
 by("note").addEventListener("input", () => {
+  outdate();
   by("seen").hidden = false;
   showNote();
 });

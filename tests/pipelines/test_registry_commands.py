@@ -135,8 +135,9 @@ def test_compare_names_versions_by_number_and_alias(store, vitalfuse):
     runs = [store.run(predictions(signal)) for signal in (2, 1)]
     for run in runs:
         store.version(run=run)
-    document = _json(vitalfuse("compare", "@champion", f"models:/{MODEL}/2", "--json"))
-    assert [entry["run_id"] for entry in document["runs"]] == runs
+    for names in (["@champion", f"models:/{MODEL}/2"], ["1", "2"]):
+        document = _json(vitalfuse("compare", *names, "--json"))
+        assert [entry["run_id"] for entry in document["runs"]] == runs
     assert [entry["model"] for entry in document["runs"]] == [f"{MODEL}/1", f"{MODEL}/2"]
     assert document["runs"][0]["aliases"] == ["champion"]
     assert document["runs"][1]["gates"] == "passed"
@@ -185,7 +186,9 @@ def test_compare_tells_of_runs_whose_predictions_were_not_kept(store, vitalfuse)
         (["@champion", "@nothing"], "has no alias @nothing. There are: @challenger, @champion."),
         (["@champion", f"{MODEL}/9"], "has no version 9. There are: 1."),
         (["@champion", "other/1"], f"no registered model 'other'. There are: {MODEL}."),
+        (["@champion", "9"], "has no version 9. There are: 1."),
         (["@champion", "ffffffff"], "no pipeline run begins with ffffffff"),
+        (["@champion", "1234"], "no pipeline run begins with 1234"),
         (["@champion", "f" * 32], "MLflow has no run ffff"),
         (["@champion", "yesterday"], "'yesterday' is neither a run nor a version"),
         (["@champion", "@challenger"], "are the same run"),
@@ -216,10 +219,32 @@ def test_commands_make_no_store_where_there_is_none(vitalfuse, store):
         ["history"],
         ["rollback", *WHO],
         ["promote", "1", "--to", "champion", *WHO],
+        ["deploy"],
     ):
         result = vitalfuse(*command, "--workspace", "elsewhere", code=2)
         assert "elsewhere, field --workspace: holds no MLflow store" in result.stderr
     assert not (store.folder.parent / "elsewhere").exists()
+
+
+def test_a_database_that_is_not_there_is_not_made(vitalfuse, store):
+    for command in (["history"], ["deploy"]):
+        result = vitalfuse(*command, "--tracking-uri", "sqlite:///nowhere.db", code=2)
+        assert "nowhere.db, field --tracking-uri: there is no such database" in result.stderr
+    assert not (store.folder.parent / "nowhere.db").exists()
+
+
+def test_what_the_server_refuses_while_a_command_runs_is_told_in_one_line(vitalfuse, two_versions, monkeypatch):
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    def refuse(*arguments, **named):
+        raise MlflowException("Permission denied by http://ada:secret@mlflow:5000\nlong story")
+
+    monkeypatch.setattr(MlflowClient, "log_param", refuse)
+    result = vitalfuse("promote", "2", "--to", "champion", *WHO, code=1)
+    assert "vitalfuse: MLflow could not do it: Permission denied by http://mlflow:5000." in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert two_versions.aliases()["champion"] == "1"
 
 
 def test_a_server_that_is_away_is_told_in_one_line(vitalfuse):
@@ -441,6 +466,8 @@ def test_a_record_written_wholly_anew_lacks_the_digest_that_was_printed(store, v
     store.version()
     head = _json(vitalfuse("history", "--json"))["head"]
     vitalfuse("history", "--head", head[:16])
+    for digest in ("", head[:15], head.upper(), "0x" + head):
+        assert "is no digest" in vitalfuse("history", "--head", digest, code=2).stderr
     tamper(store.folder / "mlflow.db", "DELETE FROM params WHERE key LIKE '00000%'")
     store.version()
     assert "no entry with the digest" in vitalfuse("history", "--head", head, code=1).stdout

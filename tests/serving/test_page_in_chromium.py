@@ -206,6 +206,43 @@ def test_what_is_wrong_is_said_in_words_that_name_the_field(page, address, tmp_p
     assert not page.locator("#result").is_visible()
 
 
+def test_an_answer_does_not_stay_beside_a_changed_patient(page, address):
+    page.goto(address)
+    choose(page, "Labelled healthy")
+    diagnose(page)
+    assert page.locator("#result").is_visible()
+    page.get_by_label("Note", exact=True).fill("another note")
+    assert not page.locator("#result").is_visible()
+    assert page.locator("#status").text_content() == "Changed. Press Diagnose."
+
+
+def test_a_version_that_was_promoted_meanwhile_is_named(page, address):
+    page.goto(address)
+    choose(page, "Labelled healthy")
+
+    def promoted(route) -> None:
+        answer = route.fetch()
+        content = answer.json()
+        content["predictions"][0]["model"]["version"] = "2"
+        route.fulfill(response=answer, json=content)
+
+    page.route("**/invocations", promoted)
+    told = {"name": "vitalfuse-diagnosis", "version": "2", "modalities": [], "window": None, "intended_use": ""}
+    page.route("**/page/model", lambda route: route.fulfill(json=told))
+    diagnose(page)
+    page.get_by_text("vitalfuse-diagnosis, version 2").wait_for()
+
+
+def test_a_single_reading_is_drawn_in_the_middle_of_its_window(page, address, tmp_path):
+    page.goto(address)
+    reading = {"channel": "heart_rate", "time": "2022-06-01T10:00:00Z", "value": 80}
+    upload(page, tmp_path, {"observations": [reading]})
+    page.get_by_text("Ready. Press Diagnose.").wait_for()
+    assert page.locator(".dot").get_attribute("d") == "M150.0 45.0h0.01"
+    assert page.locator(".scale span").all_text_contents() == ["88", "72"]
+    assert page.locator("rect.window").get_attribute("width") == "300"
+
+
 def test_a_server_that_is_gone_is_told(page, model):
     with running(page_app(model)) as found:
         page.goto(found)

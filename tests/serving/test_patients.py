@@ -58,11 +58,11 @@ def test_what_is_left_out_is_not_known():
         ([patient(code="8867-4")], "patients[0].observations[0]", "needs either a channel or a code"),
         ([patient(channel=None)], "patients[0].observations[0]", "needs either a channel or a code"),
         ([patient(system="http://snomed.info/sct")], "patients[0].observations[0].system", "documented form"),
-        ([patient(dose=3)], "patients[0].observations[0]", "has a field dose that is not known"),
+        ([patient(dose=3)], "patients[0].observations[0]", "has a field 'dose' that is not known"),
         ([{"note": 3}], "patients[0].note", "is not a text"),
         ([{"note": [{"time": TIME}]}], "patients[0].note[0].text", "is missing"),
         ([{"note": [{"text": "x", "time": "noon"}]}], "patients[0].note[0].time", "is not a time stamp"),
-        ([{"note": [{"text": "x", "author": "y"}]}], "patients[0].note[0]", "has a field author that is not known"),
+        ([{"note": [{"text": "x", "author": "y"}]}], "patients[0].note[0]", "has a field 'author' that is not known"),
         ([{"image": 3}], "patients[0].image", "is not a text"),
         ([{"start": "2022-06-01T10:00:00"}], "patients[0].start", "has no offset from UTC"),
         ([{"sex": "F"}], "patients[0].sex", "is not of the documented form"),
@@ -72,7 +72,7 @@ def test_what_is_left_out_is_not_known():
         ([{"birth_date": "1960/06/01"}], "patients[0].birth_date", "is not of the documented form"),
         ([{"birth_date": "1960-06-31"}], "patients[0].birth_date", "is no date"),
         ([{"birth_date": "0000"}], "patients[0].birth_date", "is no date"),
-        ([{}, {"mrn": "1"}], "patients[1]", "has a field mrn that is not known"),
+        ([{}, {"mrn": "1"}], "patients[1]", "has a field 'mrn' that is not known"),
     ],
 )
 def test_what_is_malformed_is_told_with_its_field(content, field, problem):
