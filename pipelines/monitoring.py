@@ -13,11 +13,13 @@ from pipelines.registry import open_store
 from pipelines.settings import Settings
 from pipelines.tracking import prepare_store
 from serving.monitor.findings import EXCEEDED, NOT_JUDGED, Check, Findings
+from serving.monitor.labels import read_labels, require_logged
 from serving.monitor.monitor import choose_rows, fetch_reference, find_findings, log_findings, write_findings
 from serving.prediction_log import read_log, reference_key
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 
 def monitor_predictions(
@@ -47,7 +49,8 @@ def monitor_predictions(
     """
     from mlflow import MlflowClient
 
-    rows = choose_rows(read_log(log), version, settings.monitor)
+    logged = read_log(log)
+    rows = choose_rows(logged, version, settings.monitor)
     if reference is None:
         # Its store is there already, or is told of; only then is anything made in it.
         open_store(settings.workspace, settings.tracking.uri)
@@ -56,7 +59,11 @@ def monitor_predictions(
     store = prepare_store(settings.model_copy(update={"tracking": tracking}))
     client = MlflowClient(tracking_uri=store.uri, registry_uri=store.uri)
     found = _read(reference) if reference else _fetch(client, rows["model"].iloc[-1], rows["version"].iloc[-1])
-    findings = find_findings(rows, found, labels, reference_key(settings.serve.log), settings.monitor)
+    known = None
+    if labels is not None:
+        known = read_labels(labels, found.classes, reference_key(settings.serve.log))
+        require_logged(known, logged, labels)
+    findings = find_findings(rows, found, known, settings.monitor)
     name = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     folder = write_findings(findings, output or settings.workspace / "monitor" / name)
     log_findings(client, store.experiment_id, findings, folder)
@@ -84,30 +91,37 @@ def _fetch(client: object, name: str, version: str | None) -> TrainingReference:
 
 
 def print_findings(console: Console, findings: Findings) -> None:
-    """Show the checks as a table, and the outcome.
+    """Show the checks as a table that fits 80 columns, and the outcome.
 
     Args:
         console: Where to print.
         findings: What was found.
     """
     from rich.table import Table
+    from rich.text import Text
 
     version = f"version {findings.version}" if findings.version else "a model folder"
-    table = Table(title=f"{findings.model}, {version}: {findings.rows} predictions", title_justify="left")
-    for header in ("check", "status", "value", "threshold", "reference", "now", "detail"):
-        table.add_column(header, justify="right" if header in ("value", "threshold", "reference", "now") else "left")
+    console.print(Text(f"{findings.model}, {version}: {findings.rows} predictions", style="bold"))
+    console.print()
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("check", overflow="fold")
+    table.add_column("status", no_wrap=True)
+    for header in ("value", "at most", "held out", "now"):
+        table.add_column(header, justify="right", no_wrap=True)
     for check in findings.checks:
         table.add_row(*_cells(check))
     console.print(table)
+    console.print()
     console.print(findings.headline(), style="bold yellow" if findings.retrain else "bold", highlight=False)
 
 
-def _cells(check: Check) -> list[str]:
+def _cells(check: Check) -> list[Text]:
+    from rich.text import Text
+
     style = {EXCEEDED: "bold red", NOT_JUDGED: "dim"}.get(check.status, "green")
     figures = [check.value, check.threshold, check.reference, check.current]
-    return [
-        check.name,
-        f"[{style}]{check.status}[/]",
-        *("–" if figure is None else f"{figure:.3g}" for figure in figures),
-        check.detail,
-    ]
+    name = Text(check.name)
+    if check.detail:
+        name.append(f"\n{check.detail}", style="dim")
+    numbers = [Text("–" if figure is None else f"{figure:.3g}") for figure in figures]
+    return [name, Text(check.status, style=style), *numbers]

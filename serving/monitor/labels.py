@@ -106,6 +106,26 @@ def _refuse(wrong: pd.Series | np.ndarray, path: Path, field: str, problem: str,
         raise InputError(problem, file=str(path), row=int(places[0]) + 2, field=field, remedy=remedy)
 
 
+def require_logged(labels: pd.Series, log: pd.DataFrame, path: Path) -> None:
+    """Refuse labels of which none belongs to any prediction: under another key all would stay unjudged unnoticed.
+
+    Args:
+        labels: From ``read_labels``.
+        log: The whole log, of all versions.
+        path: File of the labels, for the message.
+
+    Raises:
+        InputError: None belongs to a prediction.
+    """
+    if len(labels) and not labels.index.isin(log[REFERENCE]).any():
+        raise InputError(
+            f"none of its {len(labels)} labels belongs to a logged prediction",
+            file=str(path),
+            remedy="Give the key that the server had (serve.log.key_environment), and patients whose requests carried "
+            "a reference",
+        )
+
+
 def score_labelled(log: pd.DataFrame, labels: pd.Series, classes: list[str], settings: MonitorSettings) -> Labelled:
     """Score the logged predictions whose labels are known.
 

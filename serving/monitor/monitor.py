@@ -15,7 +15,7 @@ from data_schemas.reference import REFERENCE_FILE, REFERENCE_FOLDER, TrainingRef
 from evaluation.report import render_html
 from serving.monitor.drift import measure_drift
 from serving.monitor.findings import Findings, judge
-from serving.monitor.labels import read_labels, score_labelled
+from serving.monitor.labels import score_labelled
 from serving.monitor.page import build_report
 from serving.monitor.settings import MonitorSettings
 
@@ -59,22 +59,21 @@ def choose_rows(log: pd.DataFrame, version: str | None, settings: MonitorSetting
 
 
 def find_findings(
-    rows: pd.DataFrame, reference: TrainingReference, labels: Path | None, key: bytes | None, settings: MonitorSettings
+    rows: pd.DataFrame, reference: TrainingReference, labels: pd.Series | None, settings: MonitorSettings
 ) -> Findings:
     """Measure and judge.
 
     Args:
         rows: From ``choose_rows``.
         reference: The version's reference.
-        labels: File of labels, or None.
-        key: Secret key of the prediction log, or None.
+        labels: Label by pseudonym, from ``read_labels``; None without labels.
         settings: The rules.
 
     Returns:
         The findings.
 
     Raises:
-        InputError: The reference is of another model, the labels can't be used, or TFDV cannot run.
+        InputError: The reference is of another model, or TFDV cannot run.
     """
     digests = set(rows["cohort_digest"])
     missing = [name for name in reference.classes if f"probability:{name}" not in rows]
@@ -84,10 +83,7 @@ def find_findings(
             field="--reference",
             remedy="Give the reference of the version, or none",
         )
-    labelled = None
-    if labels is not None:
-        by_pseudonym = read_labels(labels, reference.classes, key)
-        labelled = score_labelled(rows, by_pseudonym, reference.classes, settings)
+    labelled = None if labels is None else score_labelled(rows, labels, reference.classes, settings)
     drift = measure_drift(rows, reference, settings)
     return judge(rows, reference, drift, labelled, settings)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
@@ -149,7 +150,7 @@ def test_categories_drift_by_the_l_infinity_distance(reference, tfdv_interpreter
 
 
 def test_without_drift_nothing_is_advised(reference, tfdv_interpreter):
-    findings = find_findings(healthy_log(), reference, None, None, SETTINGS)
+    findings = find_findings(healthy_log(), reference, None, SETTINGS)
     assert not findings.retrain, findings.headline()
     assert {found.status for found in findings.checks} == {FINE}
     assert findings.headline() == "No reason to retrain: 4 checks are fine."
@@ -167,10 +168,10 @@ def test_without_drift_nothing_is_advised(reference, tfdv_interpreter):
 )
 def test_an_input_that_drifts_is_a_reason_and_named(reference, tfdv_interpreter, change, part):
     log = log_of(people(400, seed=11, **change), answers(labels_of(400, seed=12), seed=13))
-    findings = find_findings(log, reference, None, None, SETTINGS)
+    findings = find_findings(log, reference, None, SETTINGS)
     assert [found.name for found in findings.reasons] == ["inputs that drifted"]
     assert check(findings, "inputs that drifted").detail == f"of 5 inputs: {part}"
-    allowed = find_findings(log, reference, None, None, MonitorSettings(most_drifted=1))
+    allowed = find_findings(log, reference, None, MonitorSettings(most_drifted=1))
     assert not allowed.retrain
 
 
@@ -205,7 +206,7 @@ def test_class_shares_that_chance_explains_are_no_reason(reference):
 
 
 def test_too_few_predictions_are_not_judged(reference):
-    findings = find_findings(healthy_log(60), reference, None, None, SETTINGS)
+    findings = find_findings(healthy_log(60), reference, None, SETTINGS)
     assert {found.status for found in findings.checks} == {NOT_JUDGED} and not findings.retrain
     assert findings.headline() == "Nothing could be judged: there are too few predictions."
 
@@ -293,7 +294,7 @@ def test_the_version_that_answered_last_is_looked_at():
 def test_a_reference_of_another_model_is_refused(reference):
     other = reference.model_copy(update={"cohort_digest": "b" * 64})
     with pytest.raises(InputError, match="another model"):
-        find_findings(healthy_log(), other, None, None, SETTINGS)
+        find_findings(healthy_log(), other, None, SETTINGS)
 
 
 def test_the_result_is_written_and_kept_in_mlflow(reference, tmp_path):
@@ -385,6 +386,9 @@ def test_the_command_tells_by_its_exit_code_whether_to_retrain(project, monkeypa
     worse = call("--labels", "labels.csv", "--output", "out")
     assert worse.exit_code == 3 and "Retraining is advised" in worse.output, worse.output
     assert json.loads((project / "out" / "monitor.json").read_text())["labels"]["patients"] == 400
+    monkeypatch.setenv("VITALFUSE_PREDICTION_KEY", "another key of the tests only")
+    astray = call("--labels", "labels.csv")
+    assert astray.exit_code == 2 and "none of its 400 labels belongs to a logged prediction" in astray.output
     monkeypatch.delenv("VITALFUSE_PREDICTION_KEY")
     keyless = call("--labels", "labels.csv")
     assert keyless.exit_code == 2 and "needs the secret key" in keyless.output
@@ -396,7 +400,30 @@ def test_the_command_tells_by_its_exit_code_whether_to_retrain(project, monkeypa
 def test_a_version_that_mlflow_does_not_know_needs_its_reference_by_name(project):
     from click.testing import CliRunner
 
+    from mlflow import MlflowClient
+
     from pipelines.cli import main
 
-    told = CliRunner().invoke(main, ["monitor", "log"])
+    told = CliRunner().invoke(main, ["monitor", "log", "--workspace", "here"])
+    assert told.exit_code == 2 and "here, field --workspace: holds no MLflow store" in told.output
+    assert not (project / "here").exists()
+    (project / "here").mkdir()
+    MlflowClient("sqlite:///here/mlflow.db").search_experiments()
+    told = CliRunner().invoke(main, ["monitor", "log", "--workspace", "here"])
     assert told.exit_code == 2 and "version 7 of vitalfuse-diagnosis has no reference in MLflow" in told.output
+
+
+def test_the_table_fits_a_terminal_of_80_columns(reference):
+    from rich.console import Console
+
+    from pipelines.monitoring import print_findings
+
+    log = healthy_log()
+    drift = [FeatureDrift("channel:heart_rate:mean", "heart_rate", 0.4, 0.2, 80.0, 95.0)]
+    labelled = score_labelled(log, pd.Series({"unknown": CLASSES[0]}), CLASSES, SETTINGS)
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_findings(console, judge(log, reference, drift, labelled, SETTINGS))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    for line in ("inputs that drifted", "of 1 inputs: heart_rate", "rise of the calibration error  not judged"):
+        assert any(found.startswith(line) for found in lines), line
