@@ -182,9 +182,9 @@ def test_the_version_is_looked_up_once(registry):
     assert (found.version, found.alias) == ("1", "champion")
     assert find_release(registry, "vitalfuse-diagnosis", "1").alias is None
     assert find_release(registry, "another", "models:/vitalfuse-diagnosis/1").model == "vitalfuse-diagnosis"
-    with pytest.raises(InputError, match="vitalfuse-diagnosis has no alias @challenger. There are: @champion"):
+    with pytest.raises(InputError, match=r"vitalfuse-diagnosis has no alias @challenger\. There are: @champion"):
         find_release(registry, "vitalfuse-diagnosis", "@challenger")
-    with pytest.raises(InputError, match="no version 9. There are: 1, 2, 3"):
+    with pytest.raises(InputError, match=r"no version 9\. There are: 1, 2, 3"):
         find_release(registry, "vitalfuse-diagnosis", "9")
     with pytest.raises(InputError, match="'newest' is no version"):
         find_release(registry, "vitalfuse-diagnosis", "newest")

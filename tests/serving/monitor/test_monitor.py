@@ -399,7 +399,6 @@ def test_the_command_tells_by_its_exit_code_whether_to_retrain(project, monkeypa
 
 def test_a_version_that_mlflow_does_not_know_needs_its_reference_by_name(project):
     from click.testing import CliRunner
-
     from mlflow import MlflowClient
 
     from pipelines.cli import main
