@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from data_schemas.errors import InputError
-from pipelines.cluster_settings import SecretKeys
 from pipelines.deploy_settings import DeploySettings
+from pipelines.pods import container_security, pod_security, secret_variables
 from pipelines.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ MODELS = "/mnt/models"
 SCRATCH = "/tmp"
 # KServe gives the container of a custom predictor this name, and its storage initialiser looks for it.
 CONTAINER = "kserve-container"
-USER = 10001
 _GATES_TAG = "vitalfuse.gates"
 _DIGEST_TAG = "vitalfuse.model_digest"
 _COHORT_TAG = "vitalfuse.cohort_digest"
@@ -143,13 +142,7 @@ def inference_service(settings: Settings, release: Release) -> Any:
         image_pull_secrets=[k8s.V1LocalObjectReference(name=name) for name in deploy.pull_secrets] or None,
         node_selector=deploy.node_selector or None,
         tolerations=[k8s.V1Toleration(**toleration.model_dump()) for toleration in deploy.tolerations] or None,
-        security_context=k8s.V1PodSecurityContext(
-            run_as_non_root=True,
-            run_as_user=USER,
-            run_as_group=USER,
-            fs_group=USER,
-            seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault"),
-        ),
+        security_context=pod_security(),
         containers=[_container(settings, release)],
         volumes=[k8s.V1Volume(name="scratch", empty_dir=k8s.V1EmptyDirVolumeSource(size_limit=deploy.cache))],
     )
@@ -209,12 +202,7 @@ def _container(settings: Settings, release: Release) -> Any:
         # Ready once a version has passed its warm-up; alive all the while.
         readiness_probe=probe("/v2/health/ready", period_seconds=5, failure_threshold=3),
         liveness_probe=probe("/v2/health/live", initial_delay_seconds=15, period_seconds=10, failure_threshold=6),
-        security_context=k8s.V1SecurityContext(
-            allow_privilege_escalation=False,
-            read_only_root_filesystem=True,
-            run_as_non_root=True,
-            capabilities=k8s.V1Capabilities(drop=["ALL"]),
-        ),
+        security_context=container_security(),
         volume_mounts=[k8s.V1VolumeMount(name="scratch", mount_path=SCRATCH)],
     )
 
@@ -263,21 +251,7 @@ def _environment(settings: Settings) -> list[Any]:
         "STORAGE_URI": deploy.storage_uri,
     }
     found = [k8s.V1EnvVar(name=name, value=value) for name, value in plain.items() if value]
-    return found + [variable for secret in deploy.secrets for variable in _secret_variables(secret)]
-
-
-def _secret_variables(secret: SecretKeys) -> list[Any]:
-    from kubernetes import client as k8s
-
-    return [
-        k8s.V1EnvVar(
-            name=variable,
-            value_from=k8s.V1EnvVarSource(
-                secret_key_ref=k8s.V1SecretKeySelector(name=secret.name, key=key, optional=secret.optional)
-            ),
-        )
-        for key, variable in secret.keys.items()
-    ]
+    return found + secret_variables(deploy.secrets)
 
 
 def network_policy(deploy: DeploySettings) -> Any:
