@@ -60,7 +60,8 @@ def _check_location(settings: Settings, location: str) -> None:
     if location.startswith("s3://") and location.removeprefix("s3://").partition("/")[2]:
         return
     seen = [volume.path for volume in settings.cluster.volumes if is_named(_STEP, volume.steps)]
-    if not any(PurePosixPath(location).is_relative_to(path) for path in seen):
+    path = PurePosixPath(location)
+    if ".." in path.parts or not any(path.is_relative_to(folder) for folder in seen):
         raise InputError(
             "is no s3://bucket/prefix, and in no claim that the pods see",
             file=location,
@@ -84,6 +85,12 @@ def train_job(settings: Settings, locations: list[str]) -> dict[str, Any]:
             f"{wanted.nodes} nodes can't share batches of {settings.train.optimiser.batch_size}",
             field="train_job.nodes",
             remedy="Raise train.optimiser.batch_size",
+        )
+    if (resources.gpus or 0) > 1:
+        raise InputError(
+            f"{resources.gpus} GPUs a node: a node fits on one GPU",
+            field="cluster.steps.train.gpus",
+            remedy="Raise train_job.nodes instead",
         )
     # The pods are the workers: none of them starts further ones.
     train = json.dumps(settings.section(_STEP) | {"workers": 1}, separators=(",", ":"))

@@ -126,7 +126,9 @@ def test_two_workers_write_what_one_process_writes(prepared):
     assert names[0] == names[1]
     assert {path.name for path in prepared.iterdir()} == {"f", "e", "m1", "m2"}
     classes = Features.open(prepared / "f").manifest.classes
-    one, two = (class_probabilities(read_predictions(prepared / f"m{n}" / "predictions.parquet"), classes) for n in (1, 2))
+    one, two = (
+        class_probabilities(read_predictions(prepared / f"m{n}" / "predictions.parquet"), classes) for n in (1, 2)
+    )
     np.testing.assert_allclose(one, two, atol=1e-4)
     histories = [json.loads((prepared / f"m{count}" / "history.json").read_text()) for count in (1, 2)]
     np.testing.assert_allclose(histories[0]["loss"], histories[1]["loss"], rtol=1e-4)
