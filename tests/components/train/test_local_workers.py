@@ -183,5 +183,5 @@ train_candidate(folder / "f", folder / "e", folder / "m", TrainSettings.model_va
 
 
 def test_more_workers_than_samples_of_a_batch_are_refused():
-    with pytest.raises(ValueError, match="workers 5 is more than optimiser.batch_size 4"):
+    with pytest.raises(ValueError, match=r"workers 5 is more than optimiser.batch_size 4"):
         TrainSettings(workers=5, optimiser={"batch_size": 4})
