@@ -1,7 +1,7 @@
-"""Seconds to fit the candidate by one process and by two workers of this machine, on PhysioNet 2012's intensive-care stays.
+"""Seconds to fit the candidate by one process and by two workers of this machine, on the stays of PhysioNet 2012.
 
-Each fit is a process of its own, since TensorFlow takes its threads once. A short and a long fit differ by epochs alone:
-their difference tells of an epoch, the rest of what comes before the first one.
+Each fit is a process of its own, since TensorFlow takes its threads once. A short and a long fit differ by epochs
+alone: their difference tells of an epoch, the rest of what comes before the first one.
 """
 
 from __future__ import annotations
