@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
@@ -24,6 +26,8 @@ from training.addresses import TF_CONFIG, loopback_addresses, tf_config
 WORKER = "components.train.worker"
 PROGRESS = "progress: "
 INPUT_ERROR = 2
+# Set for the workers: the process that started them, and without which they end.
+STEP_PROCESS = "VITALFUSE_STEP_PROCESS"
 _POLL_SECONDS = 0.2
 _RESULT = TypeAdapter(StepResult)
 
@@ -59,7 +63,7 @@ def train_by_workers(
         with atomic_folder(output) as folder:
             folder.rmdir()
             written.rename(folder)
-        return _RESULT.validate_json(result.read_bytes())
+        return read_result(result)
 
 
 def write_result(result: StepResult, path: Path) -> None:
@@ -69,7 +73,20 @@ def write_result(result: StepResult, path: Path) -> None:
         result: The result.
         path: The file.
     """
-    path.write_bytes(_RESULT.dump_json(result))
+    # Python's own JSON, which carries NaN: a score that can't be computed.
+    path.write_text(json.dumps(asdict(result), default=str))
+
+
+def read_result(path: Path) -> StepResult:
+    """Read what ``write_result`` wrote.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The result.
+    """
+    return _RESULT.validate_python(json.loads(path.read_text()))
 
 
 class _Worker:
@@ -86,7 +103,7 @@ class _Worker:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env={**os.environ, TF_CONFIG: tf_config(addresses, index)},
+            env={**os.environ, TF_CONFIG: tf_config(addresses, index), STEP_PROCESS: str(os.getpid())},
         )
         assert self.process.stdout is not None
         self._reader = threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True)
@@ -124,15 +141,13 @@ def run_workers(command: list[str], count: int, progress: Callable[[str], None])
     addresses = loopback_addresses(count)
     workers: list[_Worker] = []
     try:
-        workers += [_Worker(command, addresses, index, progress) for index in range(count)]
+        for index in range(count):
+            workers.append(_Worker(command, addresses, index, progress))
         while any(worker.process.poll() is None for worker in workers):
             if any(worker.process.poll() for worker in workers):
                 break
             time.sleep(_POLL_SECONDS)
-        # When one is killed, the others lose their connection and fail soon after: the cause is the one with a signal.
-        failed = sorted(
-            (worker for worker in workers if worker.process.poll()), key=lambda worker: worker.process.returncode
-        )
+        failed = sorted((worker for worker in workers if worker.process.poll()), key=_blame)
     finally:
         for worker in workers:
             worker.end()
@@ -140,8 +155,9 @@ def run_workers(command: list[str], count: int, progress: Callable[[str], None])
         raise _failure(failed[0], count)
 
 
-def _returncode(worker: _Worker) -> int:
-    return int(worker.process.returncode)
+def _blame(worker: _Worker) -> tuple[bool, bool]:
+    """Put the cause first: when one worker ends, the others lose their connection and fail soon after."""
+    return worker.process.returncode > 0, worker.process.returncode != INPUT_ERROR
 
 
 def _failure(worker: _Worker, count: int) -> Exception:

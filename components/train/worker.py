@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-from components.train.local_workers import INPUT_ERROR, PROGRESS, write_result
+from components.train.local_workers import INPUT_ERROR, PROGRESS, STEP_PROCESS, write_result
 from components.train.settings import TrainSettings
 from data_schemas.errors import InputError
 
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
     Args:
         arguments: Those of the command line.
     """
-    _end_with_parent()
+    _end_with_step()
     features, embedding, output, result = (Path(argument) for argument in arguments[:4])
     settings = TrainSettings.model_validate_json(arguments[4])
 
@@ -41,12 +41,12 @@ def _tell(text: str) -> None:
     print(f"{PROGRESS}{text}", flush=True)
 
 
-def _end_with_parent() -> None:
+def _end_with_step() -> None:
     """End this process when the one that started it is gone, so that a killed step leaves nothing that computes."""
-    parent = os.getppid()
+    step = int(os.environ[STEP_PROCESS])
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == step:
             time.sleep(0.5)
         os._exit(1)
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from components.common.result import NestedResult, StepResult
 from components.embed_text.embed_text import embed_notes
 from components.embed_text.settings import EmbedTextSettings
-from components.train.local_workers import run_workers
+from components.train.local_workers import read_result, run_workers, write_result
 from components.train.settings import TrainSettings
 from components.train.train import train_candidate
 from data_schemas.errors import InputError
@@ -76,6 +77,18 @@ time.sleep(600)
         run_workers(script(text), 3, print)
     assert time.monotonic() - started < 60
     assert not [path.name for path in tmp_path.iterdir() if is_running(int(path.name))]
+
+
+def test_the_chiefs_result_is_read_as_it_was_written(tmp_path):
+    result = StepResult(
+        metrics={"test_auc": float("nan"), "epochs": 3.0},
+        params={"seed": 1, "class_weight": "none", "summary": True, "dropout": 0.5},
+        artifacts={"model": Path("m")},
+        nested=[NestedResult("fit", history={"loss": [1.0, 0.5]})],
+        warnings=["one"],
+    )
+    write_result(result, tmp_path / "r.json")
+    assert repr(read_result(tmp_path / "r.json")) == repr(result)
 
 
 def is_running(process):
