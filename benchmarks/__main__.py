@@ -1,15 +1,16 @@
-"""Runs all benchmarks, or those named: ``python -m benchmarks [steps] [preprocess]``."""
+"""Runs all benchmarks, or those named: ``python -m benchmarks [steps] [preprocess] [train_workers]``."""
 
 from __future__ import annotations
 
 import sys
 
-from benchmarks import pipeline_steps, preprocess_throughput
+from benchmarks import pipeline_steps, preprocess_throughput, train_workers
 from benchmarks.machine import machine
 
 BENCHMARKS = {
     "steps": pipeline_steps.main,
     "preprocess": lambda: preprocess_throughput.main([300, 3_000, 30_000]),
+    "train_workers": train_workers.main,
 }
 
 

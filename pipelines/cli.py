@@ -18,6 +18,7 @@ from components.common.mlflow_client import set_usual
 from data_schemas.errors import InputError
 from pipelines import cluster_cli, registry_commands
 from pipelines.cli_options import config_option as _config_option
+from pipelines.cli_options import manifest_command
 from pipelines.cli_options import set_option as _set_option
 from pipelines.errors import ServerError
 
@@ -427,12 +428,7 @@ def serve(
 @click.option("--namespace", help="Namespace of the InferenceService.")
 @click.option("--name", help="Name of the InferenceService.")
 @click.option("--image", help="Serving image.")
-@click.option(
-    "--output", type=click.Path(path_type=Path, dir_okay=False), help="YAML file to write; else it is printed."
-)
-@click.option("--apply", "applied", is_flag=True, help="Apply it with kubectl.")
-@click.option("--dry-run", is_flag=True, help="With --apply: let the cluster check it, and change nothing.")
-@click.option("--context", help="With --apply: context of the kubeconfig.")
+@manifest_command
 @click.option("--allow-failed-gates", is_flag=True, help="Deploy a version that failed its gates, or has none.")
 @_config_option
 @_set_option
@@ -440,29 +436,23 @@ def serve(
 @_tracking_uri_option
 def deploy(
     version: str,
-    output: Path | None,
-    applied: bool,
-    dry_run: bool,
-    context: str | None,
     allow_failed_gates: bool,
     config: str,
     overrides: tuple[str, ...],
     workspace: Path | None,
     tracking_uri: str | None,
     **options: str | int | None,
-) -> None:
+) -> tuple[str, str]:
     """Render the KServe InferenceService of a registered version, and apply it when asked.
 
     VERSION is a number, or an alias such as @champion (the default), which is looked up once: what is deployed does not
     change when the alias moves. With a canary share of less than 100, the other requests stay with the version that
     runs. Secrets are named in the YAML, never written there.
     """
-    from pipelines.deploy import apply, find_release, render, to_yaml
+    from pipelines.deploy import find_release, render, to_yaml
     from pipelines.registry import open_store
     from pipelines.settings import find_config, load_settings
 
-    if (dry_run or context) and not applied:
-        raise InputError("needs --apply", field="--dry-run" if dry_run else "--context")
     extra = _store_settings(workspace, tracking_uri)
     extra += [f"deploy.{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
     settings = load_settings(find_config(config), [*overrides, *extra])
@@ -472,17 +462,7 @@ def deploy(
         version,
         allow_failed_gates=allow_failed_gates,
     )
-    manifest = to_yaml(render(settings, release))
-    if output is not None:
-        from components.common.files import atomic_file
-
-        with atomic_file(output) as path:
-            path.write_text(manifest, encoding="utf-8")
-        click.echo(f"wrote {output}: {release.model} version {release.version}", err=True)
-    elif not applied:
-        click.echo(manifest, nl=False)
-    if applied:
-        click.echo(apply(manifest, context=context, dry_run=dry_run))
+    return to_yaml(render(settings, release)), f"{release.model} version {release.version}"
 
 
 def _store_settings(workspace: Path | None, tracking_uri: str | None) -> list[str]:

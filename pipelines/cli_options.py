@@ -81,6 +81,48 @@ _CONNECTION_OPTIONS = [
     ),
 ]
 
+_MANIFEST_OPTIONS = [
+    click.option(
+        "--output", type=click.Path(path_type=Path, dir_okay=False), help="YAML file to write; else it is printed."
+    ),
+    click.option("--apply", "applied", is_flag=True, help="Apply it with kubectl."),
+    click.option("--dry-run", is_flag=True, help="With --apply: let the cluster check it, and change nothing."),
+    click.option("--context", help="With --apply: context of the kubeconfig."),
+]
+
+
+def manifest_command(command: Callable[..., tuple[str, str]]) -> Callable[..., None]:
+    """Give a command that renders a manifest the options to print, write or apply it.
+
+    Args:
+        command: The command's function; returns the manifest, and what is in it in a few words.
+
+    Returns:
+        The function with the options.
+    """
+
+    @functools.wraps(command)
+    def call(output: Path | None, applied: bool, dry_run: bool, context: str | None, **arguments: Any) -> None:
+        if (dry_run or context) and not applied:
+            raise InputError("needs --apply", field="--dry-run" if dry_run else "--context")
+        manifest, told = command(**arguments)
+        if output is not None:
+            from components.common.files import atomic_file
+
+            with atomic_file(output) as path:
+                path.write_text(manifest, encoding="utf-8")
+            click.echo(f"wrote {output}: {told}", err=True)
+        elif not applied:
+            click.echo(manifest, nl=False)
+        if applied:
+            from pipelines.deploy import apply
+
+            click.echo(apply(manifest, context=context, dry_run=dry_run))
+
+    for option in reversed(_MANIFEST_OPTIONS):
+        call = option(call)
+    return call
+
 
 def connected(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options that name a KFP server, and pass it the server as its first argument.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
 
-from pipelines.cli_options import config_option, connected, set_option, tracking_option
+from pipelines.cli_options import config_option, connected, manifest_command, set_option, tracking_option
 
 if TYPE_CHECKING:
     from pipelines.kfp_api import KfpApi
@@ -282,4 +283,39 @@ def schedule_delete(api: KfpApi, schedule_id: str) -> None:
     click.echo(f"deleted {schedule_id}")
 
 
-COMMANDS = (submit, runs, logs, cancel, retry, schedule)
+@click.command("train-job")
+@click.argument("features")
+@click.argument("embedding")
+@click.argument("model")
+@click.option("--nodes", type=click.IntRange(1, 64), help="Pods that fit together.")
+@click.option("--namespace", help="Namespace of the TrainJob.")
+@click.option("--name", help="Name of the TrainJob; a new one for each fit.")
+@click.option("--image", help="Training image.")
+@manifest_command
+@config_option
+@set_option
+def train_job(
+    features: str,
+    embedding: str,
+    model: str,
+    config: str,
+    overrides: tuple[str, ...],
+    **options: str | int | None,
+) -> tuple[str, str]:
+    """Render a TrainJob of Kubeflow Trainer v2 that fits the candidate by several pods, and apply it when asked.
+
+    FEATURES and EMBEDDING are the outputs of the steps preprocess and embed_text, MODEL is the folder to write: what
+    the step train writes. Each is s3://bucket/prefix, or a path in a claim of cluster.volumes. Pods get what the
+    settings give the step train on a cluster. Secrets are named in the YAML, never written there.
+    """
+    from pipelines.deploy import to_yaml
+    from pipelines.settings import find_config, load_settings
+    from pipelines.train_job import render
+
+    extra = [f"train_job.{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
+    settings = load_settings(find_config(config), [*overrides, *extra])
+    objects = render(settings, features=features, embedding=embedding, model=model)
+    return to_yaml(objects), f"TrainJob {settings.train_job.name}, {settings.train_job.nodes} nodes"
+
+
+COMMANDS = (submit, runs, logs, cancel, retry, schedule, train_job)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from data_schemas.errors import InputError
-from pipelines.cluster_settings import SecretKeys
 from pipelines.deploy_settings import DeploySettings
+from pipelines.pods import container_security, secret_variables
 from pipelines.registry import find_version, parse_version
 from pipelines.settings import Settings
 
@@ -24,7 +24,6 @@ MODELS = "/mnt/models"
 SCRATCH = "/tmp"
 # KServe gives the container of a custom predictor this name, and its storage initialiser looks for it.
 CONTAINER = "kserve-container"
-USER = 10001
 PASSED = "passed"
 _GATES_TAG = "vitalfuse.gates"
 _DIGEST_TAG = "vitalfuse.model_digest"
@@ -200,16 +199,8 @@ def _container(settings: Settings, release: Release) -> Any:
         # Ready once a version has passed its warm-up; alive all the while.
         readiness_probe=probe("/v2/health/ready", period_seconds=5, failure_threshold=3),
         liveness_probe=probe("/v2/health/live", initial_delay_seconds=15, period_seconds=10, failure_threshold=6),
-        security_context=k8s.V1SecurityContext(
-            # Of the container, not of the pod: Knative refuses the pod's, unless its operators have allowed it.
-            run_as_non_root=True,
-            run_as_user=USER,
-            run_as_group=USER,
-            seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault"),
-            allow_privilege_escalation=False,
-            read_only_root_filesystem=True,
-            capabilities=k8s.V1Capabilities(drop=["ALL"]),
-        ),
+        # Of the container, not of the pod: Knative refuses the pod's, unless its operators have allowed it.
+        security_context=container_security(),
         volume_mounts=[k8s.V1VolumeMount(name="scratch", mount_path=SCRATCH)],
     )
 
@@ -258,21 +249,7 @@ def _environment(settings: Settings) -> list[Any]:
         "STORAGE_URI": deploy.storage_uri,
     }
     found = [k8s.V1EnvVar(name=name, value=value) for name, value in plain.items() if value]
-    return found + [variable for secret in deploy.secrets for variable in _secret_variables(secret)]
-
-
-def _secret_variables(secret: SecretKeys) -> list[Any]:
-    from kubernetes import client as k8s
-
-    return [
-        k8s.V1EnvVar(
-            name=variable,
-            value_from=k8s.V1EnvVarSource(
-                secret_key_ref=k8s.V1SecretKeySelector(name=secret.name, key=key, optional=secret.optional)
-            ),
-        )
-        for key, variable in secret.keys.items()
-    ]
+    return found + secret_variables(deploy.secrets)
 
 
 def network_policy(deploy: DeploySettings) -> Any:

@@ -22,6 +22,7 @@ from components.validate.settings import ValidateSettings
 from data_schemas.errors import InputError
 from pipelines.cluster_settings import ClusterSettings
 from pipelines.deploy_settings import DeploySettings
+from pipelines.train_job_settings import TrainJobSettings
 from serving.monitor.settings import MonitorSettings
 from serving.settings import ServeSettings
 from training.names import CANDIDATE, MODEL_NAMES
@@ -71,6 +72,7 @@ class Settings(Section):
     serve: ServeSettings = ServeSettings()
     monitor: MonitorSettings = MonitorSettings()
     deploy: DeploySettings = DeploySettings()
+    train_job: TrainJobSettings = TrainJobSettings()
 
     @field_validator("models")
     @classmethod

@@ -125,17 +125,28 @@ def validation_split(
     return np.sort(rows[fit]), np.sort(rows[validate])
 
 
-def augment(inputs: dict, modalities: tuple[str, ...], settings: NetworkSettings, random: np.random.Generator) -> dict:
+def augment(
+    inputs: dict,
+    modalities: tuple[str, ...],
+    settings: NetworkSettings,
+    random: np.random.Generator,
+    *,
+    size: int | None = None,
+    part: slice = slice(None),
+) -> dict:
     """Make a training batch harder, so that the network neither leans on one modality nor learns samples by heart.
 
     Hides whole modalities (one that the sample has always stays), makes single words unknown, and shifts images by
     a few pixels.
 
     Args:
-        inputs: A batch from ``gather``.
+        inputs: A batch from ``gather``, or a part of one.
         modalities: Modalities of the model.
         settings: Chances and sizes.
         random: Source of chance.
+        size: Samples of the whole batch; chance is drawn for all of them, so that a part fares as it does within the
+            whole. None: the inputs are the whole batch.
+        part: Which of them the inputs are.
 
     Returns:
         A new batch; arrays that stay as they are shared with ``inputs``.
@@ -143,19 +154,21 @@ def augment(inputs: dict, modalities: tuple[str, ...], settings: NetworkSettings
     changed = dict(inputs)
     used = [MODALITIES.index(name) for name in modalities]
     if len(used) > 1 and settings.modality_dropout > 0:
-        changed["present"] = _hide_modalities(inputs["present"], used, settings.modality_dropout, random)
+        scores = random.random((size or len(inputs["present"]), len(used)))[part]
+        changed["present"] = _hide_modalities(inputs["present"], used, settings.modality_dropout, scores)
     if "tokens" in inputs and settings.word_dropout > 0:
         tokens = inputs["tokens"]
-        hidden = (tokens > UNKNOWN) & (random.random(tokens.shape) < settings.word_dropout)
-        changed["tokens"] = np.where(hidden, np.int32(UNKNOWN), tokens)
+        scores = random.random((size or len(tokens), tokens.shape[1]))[part]
+        changed["tokens"] = np.where((tokens > UNKNOWN) & (scores < settings.word_dropout), np.int32(UNKNOWN), tokens)
     if "image" in inputs and settings.image_shift > 0:
-        changed["image"] = _shift_images(inputs["image"], settings.image_shift, random)
+        largest = settings.image_shift
+        shifts = random.integers(-largest, largest + 1, size=(2, size or len(inputs["image"])))[:, part]
+        changed["image"] = _shift_images(inputs["image"], shifts)
     return changed
 
 
-def _hide_modalities(present: np.ndarray, used: list[int], chance: float, random: np.random.Generator) -> np.ndarray:
+def _hide_modalities(present: np.ndarray, used: list[int], chance: float, scores: np.ndarray) -> np.ndarray:
     kept = present.copy()
-    scores = random.random((len(present), len(used)))
     # Among the modalities that a sample has, the one with the highest score is never hidden.
     best = np.where(present[:, used], scores, -1.0).argmax(axis=1)
     hidden = scores < chance
@@ -164,9 +177,9 @@ def _hide_modalities(present: np.ndarray, used: list[int], chance: float, random
     return kept
 
 
-def _shift_images(images: np.ndarray, largest: int, random: np.random.Generator) -> np.ndarray:
+def _shift_images(images: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     _, height, width, _ = images.shape
-    down, right = random.integers(-largest, largest + 1, size=(2, len(images)))
+    down, right = shifts
     rows = np.clip(np.arange(height) + down[:, None], 0, height - 1)
     columns = np.clip(np.arange(width) + right[:, None], 0, width - 1)
     return images[np.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None, :]]

@@ -12,6 +12,7 @@ import numpy as np
 
 from data_schemas.features import Features
 from training.data import PREDICTION_BATCH, InputSpec, augment, class_weights, gather, validation_split
+from training.distributed import SharedSteps, Workers
 from training.fusion import network_inputs
 from training.networks import NEURAL_MODALITIES, SEVERAL, build_network, prepare_tensorflow
 from training.settings import NeuralSettings
@@ -34,6 +35,35 @@ class FitReport:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
+class OwnSteps:
+    """Steps of the optimiser that this process takes alone.
+
+    Args:
+        trainer: The compiled network from inputs to probabilities.
+    """
+
+    def __init__(self, trainer: keras.Model) -> None:
+        self._trainer = trainer
+
+    def reset(self) -> None:
+        """Begin a new fit."""
+
+    def __call__(self, inputs: dict[str, np.ndarray], labels: np.ndarray, weights: np.ndarray, size: int) -> float:
+        """Take one step.
+
+        Args:
+            inputs: The batch.
+            labels: float32 ``[size, classes]``, one-hot.
+            weights: float32 ``[size]``, weights of the samples.
+            size: Samples of the batch.
+
+        Returns:
+            The mean loss of the batch.
+        """
+        loss = self._trainer.train_on_batch(inputs, labels, sample_weight=weights)
+        return float(np.asarray(loss).reshape(-1)[0])
+
+
 class NeuralModel:
     """A neural network with everything that it learns around it: z-score, class weights, word vectors.
 
@@ -49,6 +79,8 @@ class NeuralModel:
         words: Rows of the word table, at least the size of any vocabulary.
         dimensions: Length of a word vector.
         embed: Fits word vectors on the notes of training rows; not needed where ``fit`` is given vectors.
+        workers: The processes that fit together, this one among them; each builds the same model and calls ``fit``
+            with the same arguments. None: this process fits alone.
     """
 
     def __init__(
@@ -60,6 +92,7 @@ class NeuralModel:
         words: int,
         dimensions: int,
         embed: Callable[[list[str]], TextEmbedding] | None = None,
+        workers: Workers | None = None,
     ) -> None:
         self.name = name
         self.spec = spec
@@ -69,6 +102,7 @@ class NeuralModel:
         self._embed = embed
         self._words = words
         self._dimensions = dimensions
+        self._workers = workers
         self._network: keras.Model | None = None
         self._state: list[np.ndarray] = []
         self._initial: list[list[np.ndarray]] = []
@@ -119,6 +153,11 @@ class NeuralModel:
         self._optimiser.build(self._trainer.trainable_variables)
         loss = keras.losses.CategoricalCrossentropy(label_smoothing=optimiser.label_smoothing)
         self._trainer.compile(self._optimiser, loss, jit_compile=False)
+        self._steps = (
+            OwnSteps(self._trainer)
+            if self._workers is None
+            else SharedSteps(self._workers, self._trainer, self._optimiser, optimiser.label_smoothing)
+        )
         self._state = [np.array(variable) for variable in self._variables()]
 
     def _variables(self) -> list:
@@ -129,6 +168,7 @@ class NeuralModel:
         network = self.network
         for variable, value in zip(self._variables(), self._state, strict=True):
             variable.assign(value)
+        self._steps.reset()
         network.set_weights(self._initial[member])
         if "text" in self.modalities:
             table = np.zeros((self._words, self._dimensions), dtype=np.float32)
@@ -191,21 +231,21 @@ class NeuralModel:
         one_hot = np.eye(len(self.spec.classes), dtype=np.float32)
         # All batches have one size, so that TensorFlow traces once; the rows left over change with the order.
         size = min(settings.batch_size, len(fit_rows))
+        part = self._part(size)
         history: dict[str, list[float]] = {"loss": [], "validation_loss": []}
         best, best_weights = 0, self.network.get_weights()
         for epoch in range(settings.epochs):
             rate = 0.05 + 0.95 * 0.5 * (1 + np.cos(np.pi * epoch / settings.epochs))
             self._optimiser.learning_rate.assign(settings.learning_rate * rate)
             order = random.permutation(fit_rows)
-            self._trainer.reset_metrics()
             loss = 0.0
             for start in range(0, len(order) - size + 1, size):
-                batch = np.sort(order[start : start + size])
+                batch = np.sort(order[start : start + size])[part]
                 inputs = self._inputs(features, batch)
-                harder = augment(inputs, self.modalities, self.settings.network, random)
+                harder = augment(inputs, self.modalities, self.settings.network, random, size=size, part=part)
                 labels = features.labels[batch]
-                loss = self._trainer.train_on_batch(harder, one_hot[labels], sample_weight=weights[labels])
-            history["loss"].append(float(np.asarray(loss).reshape(-1)[0]))
+                loss = self._steps(harder, one_hot[labels], weights[labels], size)
+            history["loss"].append(loss)
             history["validation_loss"].append(self._loss(features, validation_rows, weights))
             if history["validation_loss"][-1] <= min(history["validation_loss"]):
                 best, best_weights = epoch, self.network.get_weights()
@@ -214,11 +254,22 @@ class NeuralModel:
         self.network.set_weights(best_weights)
         return history, best
 
+    def _part(self, size: int) -> slice:
+        """This process's part of some rows."""
+        if self._workers is None:
+            return slice(0, size)
+        if size < self._workers.count:
+            raise ValueError(f"{self._workers.count} workers can't share {size} samples; there must be one for each.")
+        return self._workers.part(size)
+
     def _loss(self, features: Features, rows: np.ndarray, weights: np.ndarray) -> float:
+        """Weighted mean loss; workers share the rows and get the same value, so that they stop together."""
+        rows = rows[self._part(len(rows))]
         labels = features.labels[rows]
         probabilities = self._outputs(features, rows)["probabilities"].astype(np.float64)
         chosen = probabilities[np.arange(len(rows)), labels]
-        return float(np.average(-np.log(np.maximum(chosen, 1e-7)), weights=weights[labels]))
+        loss = float(np.average(-np.log(np.maximum(chosen, 1e-7)), weights=weights[labels]))
+        return loss if self._workers is None else self._workers.mean(loss, float(weights[labels].sum(dtype=np.float64)))
 
     def raw_inputs(self, features: Features, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Make the inputs of the whole model, as saved.

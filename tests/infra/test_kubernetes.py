@@ -16,6 +16,7 @@ VERSIONS = ("1.31", "1.37")
 # Pods that others make in the namespace.
 OTHER_PODS = {
     "steps": {"pipeline/runid": "a-run"},
+    "train-job": {"app.kubernetes.io/name": "vitalfuse", "app.kubernetes.io/component": "train-job"},
     "served": {"serving.kserve.io/inferenceservice": "vitalfuse-diagnosis"},
 }
 # KFP makes this one itself, for its own object store.
@@ -259,10 +260,32 @@ def test_pods_reach_only_what_they_need(overlay):
         for target in ports
         if source != target and _may_connect(objects, pods[source], pods[target], ports[target])
     }
-    expected = {("steps", "mlflow"), ("served", "mlflow")}
+    expected = {("steps", "mlflow"), ("served", "mlflow"), ("train-job", "mlflow")}
     if overlay == "small":
-        expected |= {("mlflow", "postgres"), ("mlflow", "s3"), ("steps", "s3")}
+        expected |= {("mlflow", "postgres"), ("mlflow", "s3"), ("steps", "s3"), ("train-job", "s3")}
     assert allowed == expected
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_pods_of_a_train_job_reach_each_other_and_no_other_job(overlay):
+    from pipelines import train_job
+    from pipelines.settings import CONFIGS, load_settings
+
+    locations = {name: f"s3://bucket/{name}" for name in ("features", "embedding", "model")}
+    policy, _, job = train_job.render(load_settings(CONFIGS / "demo.yaml"), **locations)
+    assert policy["metadata"]["namespace"] == "vitalfuse"
+    objects = [*render(overlay), policy]
+    pod = OTHER_PODS["train-job"] | {train_job.JOBSET_LABEL: job["metadata"]["name"]}
+    assert _may_connect(objects, pod, pod, train_job.PORT)
+    for labels in (*OTHER_PODS.values(), OTHER_PODS["train-job"] | {train_job.JOBSET_LABEL: "another"}):
+        enters = [
+            peer
+            for policy in _policies(objects, pod)
+            for rule in policy.get("ingress", [])
+            for peer in rule["from"]
+            if selects(peer["podSelector"], labels)
+        ]
+        assert not enters
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -15,6 +15,7 @@ import yaml
 RESOURCES = {
     "serving.kserve.io/v1beta1": [("inferenceservices", "InferenceService")],
     "networking.k8s.io/v1": [("networkpolicies", "NetworkPolicy")],
+    "trainer.kubeflow.org/v1alpha1": [("trainingruntimes", "TrainingRuntime"), ("trainjobs", "TrainJob")],
 }
 
 

@@ -26,6 +26,7 @@ COMMANDS = {
     ("cohort", "generate"): ["--patients", "--seed", "--layout", "--force", "300", "proves nothing clinical"],
     ("cohort", "describe"): ["FOLDER", "--workspace", "No patient is named"],
     ("deploy",): ["--canary", "--namespace", "--output", "--apply", "KServe", "@champion"],
+    ("train-job",): ["FEATURES EMBEDDING MODEL", "--nodes", "--apply", "Kubeflow Trainer v2"],
     ("monitor",): ["LOG", "--labels", "--reference", "--version", "Exit code", "3 when"],
     ("serve",): ["--alias", "--folder", "--port", "VITALFUSE_SERVE_TOKEN", "/v1/diagnose"],
     ("compare",): ["RUN RUN...", "--json", "--tracking-uri", "patients that both have"],

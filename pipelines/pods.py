@@ -1,0 +1,70 @@
+"""What all pods that this package asks for have in common: an ordinary user, no rights, secrets by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines.cluster_settings import SecretKeys
+
+USER = 10001
+
+
+def pod_security() -> Any:
+    """Return the security context of a pod: what its containers have, for all that others add; its volumes are theirs.
+
+    Returns:
+        A ``kubernetes.client.V1PodSecurityContext``.
+    """
+    from kubernetes import client as k8s
+
+    return k8s.V1PodSecurityContext(
+        run_as_non_root=True,
+        run_as_user=USER,
+        run_as_group=USER,
+        fs_group=USER,
+        seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault"),
+    )
+
+
+def container_security() -> Any:
+    """Return the security context of a container.
+
+    An ordinary user, a read-only root file system, no capabilities, the runtime's own system call filter.
+
+    Returns:
+        A ``kubernetes.client.V1SecurityContext``.
+    """
+    from kubernetes import client as k8s
+
+    return k8s.V1SecurityContext(
+        run_as_non_root=True,
+        run_as_user=USER,
+        run_as_group=USER,
+        seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault"),
+        allow_privilege_escalation=False,
+        read_only_root_filesystem=True,
+        capabilities=k8s.V1Capabilities(drop=["ALL"]),
+    )
+
+
+def secret_variables(secrets: list[SecretKeys]) -> list[Any]:
+    """Return the environment variables that secrets become.
+
+    Args:
+        secrets: The secrets, by name.
+
+    Returns:
+        ``kubernetes.client.V1EnvVar`` objects, which name the secret and its key.
+    """
+    from kubernetes import client as k8s
+
+    return [
+        k8s.V1EnvVar(
+            name=variable,
+            value_from=k8s.V1EnvVarSource(
+                secret_key_ref=k8s.V1SecretKeySelector(name=secret.name, key=key, optional=secret.optional)
+            ),
+        )
+        for secret in secrets
+        for key, variable in secret.keys.items()
+    ]
