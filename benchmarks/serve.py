@@ -76,7 +76,9 @@ def figures(milliseconds: list[float], seconds: float, **cpu_seconds: float) -> 
     ordered = sorted(milliseconds)
     count = len(ordered)
     each = {name: 1000 * used / count for name, used in cpu_seconds.items()}
-    return Figures(statistics.median(ordered), ordered[min(count - 1, int(count * 0.99))], count / seconds, count, **each)
+    return Figures(
+        statistics.median(ordered), ordered[min(count - 1, int(count * 0.99))], count / seconds, count, **each
+    )
 
 
 def median(rounds: list[Figures]) -> Figures:

@@ -52,7 +52,9 @@ class ServeSettings(Section):
     )
     max_request_mb: float = Field(default=32.0, gt=0, le=1024, description="Largest request, in MB")
     max_buffered_mb: float = Field(
-        default=512.0, gt=0, description="All requests that are being read or answered, in MB, of all workers together; beyond it, 503"
+        default=512.0,
+        gt=0,
+        description="All requests that are being read or answered, in MB, of all workers together; beyond it, 503",
     )
     max_batch: int = Field(default=32, ge=1, description="Patients that go through the model together, at most")
     max_delay_ms: float = Field(
@@ -62,7 +64,9 @@ class ServeSettings(Section):
         description="How long the first patient waits for others while the model is idle; while it is busy, they "
         "gather by themselves",
     )
-    max_queue: int = Field(default=256, ge=1, description="Patients that may wait for the model, in each worker; beyond it, 503")
+    max_queue: int = Field(
+        default=256, ge=1, description="Patients that may wait for the model, in each worker; beyond it, 503"
+    )
     threads: int = Field(
         default=1,
         ge=1,

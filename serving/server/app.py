@@ -122,9 +122,10 @@ def build_app(
 
     app = FastAPI(title="vitalfuse", description=_DESCRIPTION, lifespan=lifespan, responses=_REFUSALS, redoc_url=None)
     _handle_errors(app)
+    # First, since routes are tried one after the other, and the protocols have many.
+    _add_own(app, service)
     app.include_router(open_inference_router(service))
     app.include_router(mlflow_router(service))
-    _add_own(app, service)
     # The gate guards what the page asks for.
     app.include_router(page_router(lambda: _page_model(follower)))
     app.openapi = _openapi(app, follower.name, token is not None)  # type: ignore[method-assign]

@@ -104,7 +104,7 @@ def _end_with_parent() -> None:
 
 
 class Supervisor(Multiprocess):
-    """uvicorn's supervisor, which forgets the gauges of workers that are gone.
+    """uvicorn's supervisor, which sees at once that a worker is gone, and forgets its gauges.
 
     Args:
         config: With the number of workers.
@@ -118,9 +118,12 @@ class Supervisor(Multiprocess):
 
     def keep_subprocess_alive(self) -> None:
         """Start workers again that have died, or answer no more."""
-        super().keep_subprocess_alive()
         from prometheus_client.multiprocess import mark_process_dead
 
+        for process in self.processes:
+            # With the worker's end open here too, waiting for a worker that has died would take all of its time.
+            process.child_conn.close()
+        super().keep_subprocess_alive()
         alive = {process.pid for process in self.processes}
         for gone in self._known - alive:
             mark_process_dead(gone, str(self._shared))

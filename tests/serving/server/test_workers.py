@@ -3,6 +3,7 @@
 import re
 import signal
 from collections import Counter
+from contextlib import suppress
 
 import httpx
 import psutil
@@ -40,8 +41,11 @@ def sample(port, name):
 
 def workers_of(process):
     """The processes that serve; Python's own helpers are children too."""
-    children = psutil.Process(process.pid).children()
-    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    found = []
+    for child in psutil.Process(process.pid).children():
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            found += [child] if "spawn_main" in " ".join(child.cmdline()) else []
+    return found
 
 
 def answered_by(answer):
