@@ -26,7 +26,7 @@ from components.common.files import atomic_file
 from data_schemas.errors import InputError
 from data_schemas.features import MODALITIES
 from evaluation.summaries import series_summaries, summary_columns
-from serving.log_settings import PredictionLogSettings, reference_key
+from serving.log_settings import PredictionLogSettings
 from serving.patients import ABSTAIN, Diagnosis, Patient
 from serving.preparation import Preparer
 

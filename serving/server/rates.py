@@ -37,7 +37,7 @@ class SharedStorage(MemoryStorage):
     """
 
     # Without a scheme of its own: the library would take it for its memory:// addresses.
-    STORAGE_SCHEME = None
+    STORAGE_SCHEME: list[str] = []
 
     def __init__(self, path: Path) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ import socket
 import ssl
 import sys
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -41,7 +42,7 @@ def serve(settings: ServeSettings, *, model_name: str, tracking_uri: str, cache:
         _log.warning("no token is set: whoever reaches %s may ask; set %s", settings.host, settings.token_environment)
     sockets = [_bind(settings)]
     worker = Worker(settings, model_name, tracking_uri, settings.cache or cache, token)
-    options = {
+    options: dict[str, Any] = {
         "loop": "uvloop",
         "http": "httptools",
         "ws": "none",

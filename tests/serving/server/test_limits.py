@@ -15,8 +15,8 @@ from PIL import Image
 from data_schemas.errors import InputError
 from serving.patients import Diagnosis, InvalidRequest, parse_patients
 from serving.server.batching import Batcher
-from serving.server.errors import Refusal
 from serving.server.bearer_token import read_token
+from serving.server.errors import Refusal
 from serving.server.metrics import Metrics
 from serving.settings import ServeSettings
 from tests.serving.server.conftest import patient, wait_until
