@@ -64,6 +64,12 @@ class ServeSettings(Section):
         description="How long the first patient waits for others while the model is idle; while it is busy, they "
         "gather by themselves",
     )
+    at_once_mb: float = Field(
+        default=2.0,
+        ge=0,
+        description="Batches up to this size, in MB, are computed where requests are received, without the hand-over to "
+        "a thread that a short computation does not repay; larger ones in a thread, so that the worker answers meanwhile",
+    )
     max_queue: int = Field(
         default=256, ge=1, description="Patients that may wait for the model, in each worker; beyond it, 503"
     )
