@@ -205,6 +205,8 @@ class Reader:
     def _unreadable(self, reading: Observation, place: int, channels: tuple[str, ...]) -> Fault:
         """Say what is wrong with the name or the value of a reading."""
         field = f"observations[{place}]"
+        if (reading.channel is None) == (reading.code is None):
+            return Fault(field, "needs either a channel or a code", "Send one of the two", malformed=True)
         if not channels and reading.channel is None:
             return Fault(f"{field}.code", "is no LOINC code of a known channel", "Leave the reading out")
         if not channels:

@@ -67,8 +67,8 @@ class ServeSettings(Section):
     at_once_mb: float = Field(
         default=2.0,
         ge=0,
-        description="Batches up to this size, in MB, are computed where requests are received, without the hand-over to "
-        "a thread that a short computation does not repay; larger ones in a thread, so that the worker answers meanwhile",
+        description="Batches up to this size, in MB, are computed where requests are received, as a hand-over to a "
+        "thread costs more; larger ones in a thread, so that the worker answers meanwhile",
     )
     max_queue: int = Field(
         default=256, ge=1, description="Patients that may wait for the model, in each worker; beyond it, 503"

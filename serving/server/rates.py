@@ -36,9 +36,6 @@ class SharedStorage(MemoryStorage):
         path: From ``create_counters``.
     """
 
-    # Without a scheme of its own: the library would take it for its memory:// addresses.
-    STORAGE_SCHEME: list[str] = []
-
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._table = np.memmap(path, dtype=_COUNTER, mode="r+", shape=(_BUCKETS, _WAYS))
