@@ -88,6 +88,33 @@ class Converted:
     corrected: np.ndarray
 
 
+Conversion = tuple[float, float, float, float, float, float]
+
+
+def apply_conversions(conversions: np.ndarray, values: np.ndarray) -> Converted:
+    """Bring values to canonical units and compare them with the plausible ranges; ingest and serving call this.
+
+    Args:
+        conversions: float64 ``[n, 6]``, from ``Catalogue.conversion``.
+        values: float64 ``[n]``.
+
+    Returns:
+        The converted values and what was found.
+    """
+    factor, offset, low, high, other_factor, other_offset = conversions.T
+    # A value near the largest float becomes infinite, and so implausible.
+    with np.errstate(over="ignore"):
+        converted, other = values * factor + offset, values * other_factor + other_offset
+    plausible = (converted >= low) & (converted <= high)
+    corrected = ~plausible & (other >= low) & (other <= high)
+    return Converted(
+        values=np.where(corrected, other, converted),
+        unit_known=~np.isnan(factor),
+        plausible=plausible | corrected,
+        corrected=corrected,
+    )
+
+
 class Catalogue:
     """All channels, with look-ups by code and vectorised unit conversion.
 
@@ -180,24 +207,22 @@ class Catalogue:
         unit_codes, unit_texts = pd.factorize(units)
         pairs, inverse = np.unique(channel_codes * max(len(unit_texts), 1) + unit_codes, return_inverse=True)
         rows = [
-            self._pair(channel_names[pair // len(unit_texts)], unit_texts[pair % len(unit_texts)]) for pair in pairs
+            self.conversion(channel_names[pair // len(unit_texts)], unit_texts[pair % len(unit_texts)])
+            for pair in pairs
         ]
-        table = np.array(rows, dtype=np.float64).reshape(-1, 6)[inverse]
-        factor, offset, low, high, other_factor, other_offset = table.T
-        # A value near the largest float becomes infinite, and so implausible.
-        with np.errstate(over="ignore"):
-            converted, other = values * factor + offset, values * other_factor + other_offset
-        plausible = (converted >= low) & (converted <= high)
-        corrected = ~plausible & (other >= low) & (other <= high)
-        return Converted(
-            values=np.where(corrected, other, converted),
-            unit_known=~np.isnan(factor),
-            plausible=plausible | corrected,
-            corrected=corrected,
-        )
+        return apply_conversions(np.array(rows, dtype=np.float64).reshape(-1, 6)[inverse], values)
 
-    def _pair(self, channel: str, unit_text: str) -> tuple[float, float, float, float, float, float]:
-        """Return factor, offset, low, high, and the factor and offset of the unit that may have been meant."""
+    def conversion(self, channel: str, unit_text: str) -> Conversion:
+        """Return how values of a channel in a unit are converted, for ``apply_conversions``.
+
+        Args:
+            channel: A channel of the catalogue.
+            unit_text: The unit as written; empty for the canonical one.
+
+        Returns:
+            Factor, offset, low, high, and the factor and offset of the unit that may have been meant; NaN where the
+            unit is not known for the channel, or no other one is meant.
+        """
         entry = self.channels[channel]
         unit = entry.unit if not unit_text.strip() else self.unit_name(unit_text)
         declared = entry.conversion(unit)

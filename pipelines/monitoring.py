@@ -12,10 +12,11 @@ from data_schemas.reference import TrainingReference
 from pipelines.registry import open_store
 from pipelines.settings import Settings
 from pipelines.tracking import prepare_store
+from serving.log_settings import reference_key
 from serving.monitor.findings import EXCEEDED, NOT_JUDGED, Check, Findings
 from serving.monitor.labels import read_labels, require_logged
 from serving.monitor.monitor import choose_rows, fetch_reference, find_findings, log_findings, write_findings
-from serving.prediction_log import read_log, reference_key
+from serving.prediction_log import read_log
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from components.ingest.images import decode_image, resize_image
+from components.ingest.images import image_pixels, resize_image
 from data_schemas.cohort import ImageShape
 from serving.patients import Fault
 
@@ -75,10 +75,9 @@ def _decode(text: str) -> np.ndarray:
         raise ImageError("is not base64", _FILE_REMEDY, malformed=True) from error
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-            height, width = opened.height, opened.width
-        if height * width > MOST_PIXELS:
-            raise ImageError(f"has more than {MOST_PIXELS // 1_000_000} million pixels", "Send it smaller")
-        return decode_image(io.BytesIO(content), FORMATS)
+            if opened.height * opened.width > MOST_PIXELS:
+                raise ImageError(f"has more than {MOST_PIXELS // 1_000_000} million pixels", "Send it smaller")
+            return image_pixels(opened)
     except ImageError:
         raise
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:

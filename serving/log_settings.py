@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pydantic import Field
 
 from components.common.settings import Section
+from data_schemas.errors import InputError
+
+_SHORTEST_KEY = 16
 
 
 class PredictionLogSettings(Section):
@@ -28,3 +32,25 @@ class PredictionLogSettings(Section):
     max_rows: int = Field(
         default=10_000, ge=1, description="Predictions that may wait; further ones are dropped, and counted"
     )
+
+
+def reference_key(settings: PredictionLogSettings) -> bytes | None:
+    """Return the secret key of the references' pseudonyms.
+
+    Args:
+        settings: Name the environment variable.
+
+    Returns:
+        The key, or None where the variable is not set.
+
+    Raises:
+        InputError: It is shorter than 16 characters.
+    """
+    key = os.environ.get(settings.key_environment, "")
+    if key and len(key) < _SHORTEST_KEY:
+        raise InputError(
+            f"the secret key of the prediction log is too short: it needs {_SHORTEST_KEY} characters at least",
+            field=settings.key_environment,
+            remedy="Set the variable to the output of `openssl rand -hex 32`",
+        )
+    return key.encode() or None

@@ -5,28 +5,28 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    AwareDatetime,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     StringConstraints,
     TypeAdapter,
     ValidationError,
     WithJsonSchema,
     model_validator,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
 ABSTAIN = "abstain"
 LOINC: Literal["http://loinc.org"] = "http://loinc.org"
-# The years that ingest takes time stamps of.
-_FIRST_YEAR, _LAST_YEAR = 1678, 2261
+# Of the years that ingest takes time stamps of.
+_FIRST_TIME, _AFTER_LAST_TIME = datetime(1678, 1, 1, tzinfo=UTC), datetime(2262, 1, 1, tzinfo=UTC)
 _MOST_FAULTS = 100
 
 
@@ -96,10 +96,21 @@ def _time_form(value: object) -> object:
     raise PydanticCustomError("time_form", "is not a time stamp")
 
 
-def _time_range(value: datetime) -> datetime:
-    if not _FIRST_YEAR <= value.year <= _LAST_YEAR:
-        raise PydanticCustomError("time_range", "is not between the years 1678 and 2261")
-    return value
+class _TimeForm:
+    """What a time stamp has to look like; JSON is checked by pydantic's own core alone, as there may be thousands."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        moment = core_schema.datetime_schema(tz_constraint="aware", ge=_FIRST_TIME, lt=_AFTER_LAST_TIME)
+        with_time_of_day = core_schema.str_schema(pattern=":")
+        return core_schema.json_or_python_schema(
+            json_schema=core_schema.chain_schema([with_time_of_day, moment]),
+            python_schema=core_schema.no_info_before_validator_function(_time_form, moment),
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, str]:
+        return {"type": "string", "format": "date-time"}
 
 
 def _calendar_date(value: str) -> str:
@@ -111,7 +122,7 @@ def _calendar_date(value: str) -> str:
     return value
 
 
-Time = Annotated[AwareDatetime, BeforeValidator(_time_form), AfterValidator(_time_range)]
+Time = Annotated[datetime, _TimeForm]
 _Date = Annotated[
     str, StringConstraints(strict=True, pattern=r"^\d{4}(-\d{2}(-\d{2})?)?$"), AfterValidator(_calendar_date)
 ]
@@ -136,7 +147,10 @@ class _Model(BaseModel):
 
 
 class Observation(_Model):
-    """One reading, as it was shown and when, in the unit in which it was shown."""
+    """One reading, as it was shown and when, in the unit in which it was shown.
+
+    It has either a channel or a code; ``serving.readings`` looks at that, for all readings at once.
+    """
 
     channel: _ShortText | None = Field(
         default=None, description="Name in channels.yaml, such as heart_rate or blood_pressure", examples=["heart_rate"]
@@ -155,12 +169,6 @@ class Observation(_Model):
     device_id: _ShortText | None = Field(
         default=None, description="Where the model knows the device's calibration certificate, it is applied"
     )
-
-    @model_validator(mode="after")
-    def _one_name(self) -> Observation:
-        if (self.channel is None) == (self.code is None):
-            raise PydanticCustomError("one_name", "needs either a channel or a code")
-        return self
 
 
 class Note(_Model):
@@ -319,6 +327,12 @@ _PROBLEMS = {
     "string_too_long": "has more than {limit} characters",
     "string_unicode": "is not Unicode text",
 }
+_TIME_PROBLEMS = {
+    "string_type": "is not a time stamp",
+    "string_pattern_mismatch": "is not a time stamp",
+    "greater_than_equal": "is not between the years 1678 and 2261",
+    "less_than": "is not between the years 1678 and 2261",
+}
 _REMEDIES = {
     "time": _TIME_REMEDY,
     "image_time": _TIME_REMEDY,
@@ -357,8 +371,9 @@ def _explain(error: ErrorDetails) -> tuple[str, str]:
         owner: type[BaseModel] = next((inner[str(part)] for part in location[:-1] if part in inner), Patient)
         known = ", ".join(owner.model_fields)
         return f"has a field{named} that is not known", f"Leave it out; known are {known}"
-    if kind in ("one_name", "one_age", "time_form", "time_range", "no_date"):
-        asked = {"one_name": "Send one of the two", "one_age": "Send one of the two"}
-        return error["msg"], asked.get(kind, remedy)
+    if kind in ("one_age", "time_form", "no_date"):
+        return error["msg"], "Send one of the two" if kind == "one_age" else remedy
+    if remedy == _TIME_REMEDY and kind in _TIME_PROBLEMS:
+        return _TIME_PROBLEMS[kind], remedy
     limit = (error.get("ctx") or {}).get("max_length")
     return _PROBLEMS.get(kind, "is not of the documented form").format(limit=limit), remedy

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-import os
 import threading
 import time
 import uuid
@@ -32,7 +31,6 @@ from serving.patients import ABSTAIN, Diagnosis, Patient
 from serving.preparation import Preparer
 
 _log = logging.getLogger("vitalfuse.predictions")
-_SHORTEST_KEY = 16
 _PSEUDONYM_LENGTH = 32
 _FIXED = pa.schema(
     [
@@ -62,28 +60,6 @@ def reference_pseudonym(reference: str, key: bytes) -> str:
         The pseudonym.
     """
     return hmac.digest(key, reference.encode(), hashlib.sha256).hex()[:_PSEUDONYM_LENGTH]
-
-
-def reference_key(settings: PredictionLogSettings) -> bytes | None:
-    """Return the secret key of the references' pseudonyms.
-
-    Args:
-        settings: Name the environment variable.
-
-    Returns:
-        The key, or None where the variable is not set.
-
-    Raises:
-        InputError: It is shorter than 16 characters.
-    """
-    key = os.environ.get(settings.key_environment, "")
-    if key and len(key) < _SHORTEST_KEY:
-        raise InputError(
-            f"the secret key of the prediction log is too short: it needs {_SHORTEST_KEY} characters at least",
-            field=settings.key_environment,
-            remedy="Set the variable to the output of `openssl rand -hex 32`",
-        )
-    return key.encode() or None
 
 
 @dataclass(frozen=True)

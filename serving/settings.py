@@ -16,7 +16,7 @@ _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class ServeSettings(Section):
     """What `vitalfuse serve` listens on, which version it serves, and what it bears.
 
-    One process serves one registered model. The token itself is never a setting: it comes from the environment or from
+    One server serves one registered model. The token itself is never a setting: it comes from the environment or from
     a file.
     """
 
@@ -33,6 +33,9 @@ class ServeSettings(Section):
     poll_seconds: _Seconds = Field(default=5.0, description="How often the registry is asked for the alias")
     host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on")
     port: int = Field(default=8080, ge=0, le=65535, description="Port to listen on; 0 for any free one")
+    workers: int = Field(
+        default=1, ge=1, le=64, description="Processes that answer on the port; each loads the model for itself"
+    )
     tls_certificate: Path | None = Field(default=None, description="Certificate chain (PEM), to serve HTTPS")
     tls_key: Path | None = Field(default=None, description="Its private key (PEM)")
     token_environment: str = Field(
@@ -49,7 +52,9 @@ class ServeSettings(Section):
     )
     max_request_mb: float = Field(default=32.0, gt=0, le=1024, description="Largest request, in MB")
     max_buffered_mb: float = Field(
-        default=512.0, gt=0, description="All requests that are being read or answered, in MB; beyond it, 503"
+        default=512.0,
+        gt=0,
+        description="All requests that are being read or answered, in MB, of all workers together; beyond it, 503",
     )
     max_batch: int = Field(default=32, ge=1, description="Patients that go through the model together, at most")
     max_delay_ms: float = Field(
@@ -59,9 +64,20 @@ class ServeSettings(Section):
         description="How long the first patient waits for others while the model is idle; while it is busy, they "
         "gather by themselves",
     )
-    max_queue: int = Field(default=256, ge=1, description="Patients that may wait for the model; beyond it, 503")
+    at_once_mb: float = Field(
+        default=2.0,
+        ge=0,
+        description="Batches up to this size, in MB, are computed where requests are received, as a hand-over to a "
+        "thread costs more; larger ones in a thread, so that the worker answers meanwhile",
+    )
+    max_queue: int = Field(
+        default=256, ge=1, description="Patients that may wait for the model, in each worker; beyond it, 503"
+    )
     threads: int = Field(
-        default=1, ge=1, le=64, description="Batches that are computed at a time; Python lets one thread run at a time"
+        default=1,
+        ge=1,
+        le=64,
+        description="Batches that a worker computes at a time; Python lets one thread run at a time",
     )
     max_patients: int = Field(default=64, ge=1, description="Patients in one request")
     request_seconds: _Seconds = Field(default=30.0, description="Longest time to answer; beyond it, 504")

@@ -18,12 +18,11 @@ PIXELS = 4_000_000
 _DEEP_GREY = {"I;16", "I;16L", "I;16B", "I;16N", "I"}
 
 
-def decode_image(file: Path | BinaryIO, formats: tuple[str, ...] | None = None) -> np.ndarray:
-    """Decode one image file; ingest and serving call this.
+def decode_image(file: Path | BinaryIO) -> np.ndarray:
+    """Decode one image file.
 
     Args:
         file: A file that Pillow reads, such as an 8-bit or 16-bit PNG.
-        formats: Pillow's names of the formats to take; None: all that it reads.
 
     Returns:
         float32 ``[height, width, 1 or 3]`` in [0, 1]; 1 channel for grey images.
@@ -32,18 +31,34 @@ def decode_image(file: Path | BinaryIO, formats: tuple[str, ...] | None = None) 
         OSError: The file is truncated or no image.
         ValueError: The pixels are of a kind that has no known range.
     """
-    with Image.open(file, formats=formats) as image:
-        image.load()
-        if image.mode in _DEEP_GREY:
-            pixels = np.asarray(image, dtype=np.float32)[..., None] / 65535.0
-            if pixels.min() < 0 or pixels.max() > 1:
-                raise ValueError("pixels need more than 16 bits")
-            return pixels
-        if image.mode in ("1", "L", "LA"):
-            return np.asarray(image.convert("L"), dtype=np.float32)[..., None] / 255.0
-        if image.mode == "F":
-            raise ValueError("floating-point pixels have no known range")
-        return np.asarray(image.convert("RGBA").convert("RGB"), dtype=np.float32) / 255.0
+    with Image.open(file) as image:
+        return image_pixels(image)
+
+
+def image_pixels(image: Image.Image) -> np.ndarray:
+    """Return the pixels of an opened image; ingest and serving call this.
+
+    Args:
+        image: The image.
+
+    Returns:
+        float32 ``[height, width, 1 or 3]`` in [0, 1]; 1 channel for grey images.
+
+    Raises:
+        OSError: The file is truncated or no image.
+        ValueError: The pixels are of a kind that has no known range.
+    """
+    image.load()
+    if image.mode in _DEEP_GREY:
+        pixels = np.asarray(image, dtype=np.float32)[..., None] / 65535.0
+        if pixels.min() < 0 or pixels.max() > 1:
+            raise ValueError("pixels need more than 16 bits")
+        return pixels
+    if image.mode in ("1", "L", "LA"):
+        return np.asarray(image.convert("L"), dtype=np.float32)[..., None] / 255.0
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
+    return np.asarray(image.convert("RGBA").convert("RGB"), dtype=np.float32) / 255.0
 
 
 def resize_image(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal
 
 import pandas as pd
@@ -96,5 +97,6 @@ class PreprocessSettings(Section):
         return self.step_microseconds / 1e6
 
 
+@lru_cache
 def _microseconds(duration: str) -> int:
     return pd.Timedelta(duration) // pd.Timedelta(1, "us")

@@ -3,10 +3,13 @@
 # `secrets.sh production`. Passwords and keys are made here, at random; what only you know comes from the environment:
 # for production, DATABASE_HOST, DATABASE_PORT, DATABASE_NAME, DATABASE_USER, DATABASE_PASSWORD, DATABASE_CA (a file),
 # MLFLOW_S3_ACCESS_KEY_ID and MLFLOW_S3_SECRET_ACCESS_KEY; where sources lie in S3, also S3_ACCESS_KEY_ID and
-# S3_SECRET_ACCESS_KEY. VITALFUSE_PSEUDONYM_KEY and VITALFUSE_EVIDENCE_KEY are taken from the environment where they are
-# there, so that pseudonyms stay the same and earlier versions can be compared.
+# S3_SECRET_ACCESS_KEY. VITALFUSE_PSEUDONYM_KEY, VITALFUSE_EVIDENCE_KEY, VITALFUSE_SERVE_TOKEN and
+# VITALFUSE_PREDICTION_KEY are taken from the environment where they are there, so that pseudonyms stay the same, earlier
+# versions can be compared, and callers keep their token.
 set -eu
 overlay=${1:-} kubectl=${KUBECTL:-kubectl} namespace=${NAMESPACE:-vitalfuse}
+
+shortest=16  # characters of a token or key that the server takes
 
 fail() { echo "secrets: $*" >&2; exit 2; }
 random() { od -An -N32 -tx1 /dev/urandom | tr -d ' \n'; }
@@ -28,6 +31,11 @@ secret() {  # secret NAME KEY=VALUE...
     for pair; do printf %s "${pair#*=}" >"$work/$name/${pair%%=*}"; done
     $kubectl --namespace "$namespace" create secret generic "$name" --from-file="$work/$name"
 }
+
+for name in VITALFUSE_SERVE_TOKEN VITALFUSE_PREDICTION_KEY; do
+    eval "value=\${$name:-}"
+    [ -z "$value" ] || [ ${#value} -ge $shortest ] || fail "$name is shorter than $shortest characters"
+done
 
 case $overlay in
 small)
@@ -51,6 +59,9 @@ secret vitalfuse-database host="$DATABASE_HOST" port="$DATABASE_PORT" database="
 secret vitalfuse-mlflow-s3 access_key_id="$MLFLOW_S3_ACCESS_KEY_ID" secret_access_key="$MLFLOW_S3_SECRET_ACCESS_KEY"
 secret vitalfuse-mlflow-admin username=admin password="$(random)" form_key="$(random)"
 secret vitalfuse-mlflow username=pipeline password="$(random)"
+# Those that `vitalfuse deploy` names, for the served model.
+secret vitalfuse-serve token="${VITALFUSE_SERVE_TOKEN:-$(random)}"
+secret vitalfuse-predictions key="${VITALFUSE_PREDICTION_KEY:-$(random)}"
 if [ -n "${S3_ACCESS_KEY_ID:-}" ]; then
     needed S3_SECRET_ACCESS_KEY
     secret vitalfuse-s3 access_key_id="$S3_ACCESS_KEY_ID" secret_access_key="$S3_SECRET_ACCESS_KEY"

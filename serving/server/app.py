@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
@@ -25,6 +27,7 @@ from serving.server.hooks import Hooks, PredictionHook
 from serving.server.metrics import Metrics
 from serving.server.mlflow_protocol import mlflow_router
 from serving.server.open_inference import EXAMPLE, InvalidInput, ModelNotFound, open_inference_router
+from serving.server.rates import SharedStorage
 from serving.server.service import DiagnosisService
 from serving.settings import ServeSettings
 
@@ -73,6 +76,7 @@ class StatusAnswer(BaseModel):
     waiting: int = Field(description="Patients that wait for the model")
 
 
+_FIRST_LOOK_SECONDS = 30
 _REMEDY = 'Send {"patients": [...]}, and nothing beside it'
 _REQUEST = TypeAdapter(DiagnoseRequest)
 
@@ -84,6 +88,7 @@ def build_app(
     *,
     hooks: Sequence[PredictionHook] = (),
     token: str | None = None,
+    counters: Path | None = None,
 ) -> Gate:
     """Put the server together.
 
@@ -93,6 +98,7 @@ def build_app(
         metrics: The same as the follower's.
         hooks: Told of every request that was answered, off its path.
         token: Bearer token; None lets anybody in.
+        counters: Where the workers of one server count requests together; None where there is one process.
 
     Returns:
         The ASGI app.
@@ -106,6 +112,9 @@ def build_app(
         batcher.start()
         telling.start()
         follower.start()
+        if settings.workers > 1:
+            # The others answer meanwhile: a worker that has nothing to serve yet would refuse what they need not.
+            await asyncio.to_thread(follower.looked.wait, _FIRST_LOOK_SECONDS)
         yield
         follower.stop()
         await batcher.stop()
@@ -113,13 +122,14 @@ def build_app(
 
     app = FastAPI(title="vitalfuse", description=_DESCRIPTION, lifespan=lifespan, responses=_REFUSALS, redoc_url=None)
     _handle_errors(app)
+    # First, since routes are tried one after the other, and the protocols have many.
+    _add_own(app, service)
     app.include_router(open_inference_router(service))
     app.include_router(mlflow_router(service))
-    _add_own(app, service)
     # The gate guards what the page asks for.
     app.include_router(page_router(lambda: _page_model(follower)))
     app.openapi = _openapi(app, follower.name, token is not None)  # type: ignore[method-assign]
-    return Gate(app, settings, metrics, token)
+    return Gate(app, settings, metrics, token, SharedStorage(counters) if counters else None)
 
 
 def _page_model(follower: Follower) -> PageModel | None:
@@ -150,7 +160,7 @@ def _add_own(app: FastAPI, service: DiagnosisService) -> None:
 
     async def metrics() -> Response:
         """Return the metrics, for Prometheus."""
-        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     schema = {"$ref": "#/components/schemas/DiagnoseRequest"}
     body = {"required": True, "content": {"application/json": {"schema": schema}}}

@@ -16,6 +16,8 @@ from serving.server.errors import Refusal
 from serving.server.metrics import Metrics
 from serving.settings import ServeSettings
 
+_MEGABYTE = 1_000_000
+_READING_BYTES = 100
 Answers = list[Diagnosis | InvalidRequest]
 
 
@@ -37,7 +39,7 @@ class _Waiting:
 class Batcher:
     """Gathers the patients of waiting requests into batches.
 
-    While every thread is busy, patients gather by themselves; an idle thread takes what there is, after
+    While a batch is computed, patients gather by themselves; then what there is goes on together, after
     ``max_delay_ms`` at most. The patients of one request stay together, so that one version answers all of them.
 
     Args:
@@ -161,8 +163,11 @@ class Batcher:
 
     async def _answer(self, batch: list[_Waiting], predictor: Diagnoses) -> None:
         patients = [patient for waiting in batch for patient in waiting.patients]
-        loop = asyncio.get_running_loop()
-        answers = await loop.run_in_executor(self._threads, self._diagnose, predictor, patients)
+        if sum(map(_size, patients)) <= self._settings.at_once_mb * _MEGABYTE:
+            answers = self._diagnose(predictor, patients)
+        else:
+            loop = asyncio.get_running_loop()
+            answers = await loop.run_in_executor(self._threads, self._diagnose, predictor, patients)
         for waiting in batch:
             own, answers = answers[: len(waiting.patients)], answers[len(waiting.patients) :]
             if not waiting.answer.done():
@@ -182,6 +187,14 @@ class Batcher:
         self._metrics.batch_patients.observe(len(patients))
         self._metrics.batch_seconds.observe(seconds)
         return answers
+
+
+def _size(patient: Patient) -> float:
+    """Return about how many bytes a patient has as JSON; an image as pixels is slow to read, and counts as large."""
+    if isinstance(patient.image, list):
+        return math.inf
+    notes = [patient.note or ""] if not isinstance(patient.note, list) else [note.text for note in patient.note]
+    return _READING_BYTES * len(patient.observations) + len(patient.image or "") + sum(map(len, notes))
 
 
 def _fail(waiting: _Waiting, error: Exception) -> None:

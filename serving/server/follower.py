@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,17 +48,27 @@ class Follower:
         cache: Folder for downloaded versions.
         metrics: Told of swaps and refusals.
         lookup: Asks the registry; MLflow's by default.
+        since: Seconds since 1970 from which the times of looking are counted, so that the workers of one server look
+            at the same time and change versions together.
     """
 
     def __init__(
-        self, name: str, settings: ServeSettings, cache: Path, metrics: Metrics, lookup: Lookup | None = None
+        self,
+        name: str,
+        settings: ServeSettings,
+        cache: Path,
+        metrics: Metrics,
+        lookup: Lookup | None = None,
+        since: float = 0.0,
     ) -> None:
         self.name, self._settings, self._metrics = name, settings, metrics
         self._cache = None if settings.folder else VersionCache(cache, name)
         self._lookup = lookup or self._ask_mlflow
         self._refused: tuple[RegisteredVersion, str] | None = None
         self._registry_trouble: str | None = None
+        self._since = since
         self._stop = threading.Event()
+        self.looked = threading.Event()
         self._thread: threading.Thread | None = None
         self.current: ServedVersion | None = None
 
@@ -96,9 +107,11 @@ class Follower:
     def _run(self) -> None:
         while not self._stop.is_set():
             self.look()
+            self.looked.set()
             if self._settings.folder and self.current:
                 return
-            self._stop.wait(self._settings.poll_seconds)
+            period = self._settings.poll_seconds
+            self._stop.wait(period - (time.time() - self._since) % period)
 
     def look(self) -> None:
         """Look once, and take what is new; whatever goes wrong, what is served stays."""
@@ -155,7 +168,7 @@ class Follower:
         self.current = version
         self._refused = None
         if before:
-            self._metrics.model.remove(before.name, str(before.version))
+            self._metrics.no_longer_served(before.name, str(before.version))
         self._metrics.model.labels(version.name, str(version.version)).set(1)
         self._metrics.swaps.inc()
         _log.info("serving %s version %s, digest %s", version.name, version.version, version.digest[:12])

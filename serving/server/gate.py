@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import itertools
 import logging
-import os
 import secrets
 import time
 import traceback
@@ -14,11 +13,10 @@ import uuid
 from pathlib import Path
 
 from limits import parse
-from limits.storage import MemoryStorage
+from limits.storage import MemoryStorage, Storage
 from limits.strategies import SlidingWindowCounterRateLimiter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from data_schemas.errors import InputError
 from serving.server.errors import Refusal, refusal_answer
 from serving.server.metrics import Metrics
 from serving.settings import ServeSettings
@@ -43,16 +41,27 @@ class Gate:
         settings: Limits.
         metrics: Told of every request.
         token: The bearer token; None lets anybody in.
+        rates: Where requests are counted by address; in this process by default.
     """
 
-    def __init__(self, app: ASGIApp, settings: ServeSettings, metrics: Metrics, token: str | None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: ServeSettings,
+        metrics: Metrics,
+        token: str | None,
+        rates: Storage | None = None,
+    ) -> None:
         self._app, self._settings, self._metrics = app, settings, metrics
         # Digests have one length, so that comparing them tells nothing of the token's.
         self._token = hashlib.sha256(token.encode()).digest() if token else None
         self._rate = parse(settings.rate_limit) if settings.rate_limit else None
-        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._limiter = SlidingWindowCounterRateLimiter(rates or MemoryStorage())
         self._most = int(settings.max_request_mb * _MEGABYTE)
         self._buffered = 0
+        # Each worker has its share of what all may hold, in which one request fits.
+        held = settings.max_buffered_mb * _MEGABYTE
+        self._most_buffered = max(held / settings.workers, min(held, self._most))
         # Those that are received or parsed come before those that wait for the model.
         self._inside, self._most_inside = 0, 4 * settings.max_queue
 
@@ -128,7 +137,7 @@ class Gate:
                     parts.append(part)
                     if size > self._most:
                         self._too_large()
-                    if self._buffered > self._settings.max_buffered_mb * _MEGABYTE:
+                    if self._buffered > self._most_buffered:
                         self._refused("memory")
                         raise Refusal(503, "the server is busy: too many bytes are being read", retry_after=1)
                     if not message.get("more_body"):
@@ -212,35 +221,3 @@ def _log_error(error: Exception, request_id: str) -> None:
     frames = traceback.extract_tb(error.__traceback__)[-5:]
     places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))
     _log.error("%s failed: %s at %s", request_id, type(error).__name__, places)
-
-
-def read_token(settings: ServeSettings) -> str | None:
-    """Return the bearer token.
-
-    Args:
-        settings: Section ``serve``.
-
-    Returns:
-        The token, or None where none is set.
-
-    Raises:
-        InputError: The file can't be read, or the token is shorter than 16 characters.
-    """
-    if settings.token_file:
-        try:
-            token = settings.token_file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                "the file with the token can't be read", file=str(settings.token_file), field="serve.token_file"
-            ) from error
-        source = str(settings.token_file)
-    else:
-        token, source = os.environ.get(settings.token_environment, "").strip(), settings.token_environment
-        if not token:
-            return None
-    if len(token) < 16:
-        raise InputError(
-            f"the token in {source} is shorter than 16 characters",
-            remedy="Set it to the output of `openssl rand -hex 32`",
-        )
-    return token

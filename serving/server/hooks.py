@@ -8,8 +8,9 @@ import threading
 from collections.abc import Sequence
 from typing import Protocol
 
+from serving.log_settings import reference_key
 from serving.patients import Diagnosis, Patient
-from serving.prediction_log import PredictionLog, reference_key
+from serving.prediction_log import PredictionLog
 from serving.preparation import Preparer
 from serving.server.follower import Follower
 from serving.server.metrics import Metrics

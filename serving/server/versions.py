@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,6 +130,8 @@ def _warm_up(predictor: Predictor, folder: Path) -> None:
 class VersionCache:
     """Downloaded versions on this machine's disk, and which one was served last.
 
+    Several workers or servers may share it: while one writes, the others neither read nor write.
+
     Args:
         folder: Made where it is not there.
         name: Name of the registered model.
@@ -155,16 +159,21 @@ class VersionCache:
             VersionRefused: See ``open_version``.
         """
         target = self._folder / f"{version}-{recorded[:16]}"
-        if target.is_dir():
-            try:
+        with self._locked(fcntl.LOCK_SH):
+            if self._is_whole(target, recorded):
                 return open_version(target, self._name, version, recorded)
-            except VersionRefused as error:
-                if error.reason != "digest":
-                    raise
-                _log.warning("version %s: the copy in the cache is damaged; fetching it anew", version)
-                shutil.rmtree(target)
-        self._download(version, target)
-        return open_version(target, self._name, version, recorded)
+        with self._locked(fcntl.LOCK_EX):
+            # Another worker may have fetched it meanwhile.
+            if not self._is_whole(target, recorded):
+                if target.is_dir():
+                    _log.warning("version %s: the copy in the cache is damaged; fetching it anew", version)
+                    shutil.rmtree(target)
+                self._download(version, target)
+            return open_version(target, self._name, version, recorded)
+
+    @staticmethod
+    def _is_whole(folder: Path, recorded: str) -> bool:
+        return folder.is_dir() and folder_digest(folder) == recorded
 
     def _download(self, version: str, target: Path) -> None:
         from mlflow.artifacts import download_artifacts
@@ -186,18 +195,27 @@ class VersionCache:
         """
         with atomic_file(self._record) as path:
             path.write_text(json.dumps({"version": served.version, "digest": served.digest}))
-        copies = sorted(self._folder.glob("[0-9]*-*"), key=lambda path: path.stat().st_mtime)
-        for copy in [copy for copy in copies if copy != served.folder][:-1]:
-            shutil.rmtree(copy, ignore_errors=True)
+        with self._locked(fcntl.LOCK_EX):
+            copies = sorted(self._folder.glob("[0-9]*-*"), key=lambda path: path.stat().st_mtime)
+            for copy in [copy for copy in copies if copy != served.folder][:-1]:
+                shutil.rmtree(copy, ignore_errors=True)
 
     def last(self) -> ServedVersion | None:
         """Return the version that was served last, where its files are still whole."""
         try:
             record: dict[str, Any] = json.loads(self._record.read_text())
             folder = self._folder / f"{record['version']}-{record['digest'][:16]}"
-            return open_version(folder, self._name, record["version"], record["digest"])
+            with self._locked(fcntl.LOCK_SH):
+                return open_version(folder, self._name, record["version"], record["digest"])
         except (OSError, ValueError, KeyError, VersionRefused):
             return None
+
+    @contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        """Hold the cache, to write (LOCK_EX) or to read (LOCK_SH); the system lets go of it where a process dies."""
+        with (self._folder / ".lock").open("ab") as file:
+            fcntl.flock(file, how)
+            yield
 
     @property
     def _record(self) -> Path:

@@ -12,14 +12,18 @@ import subprocess
 import pytest
 
 from pipelines.cluster_settings import ClusterSettings
+from pipelines.deploy_settings import DeploySettings
 from tests.infra.manifests import KUBERNETES, OVERLAYS, of_kind, referenced, render
 
 pytestmark = pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
 
 
-def _of_the_steps():
-    """Return the keys of each secret that the pipeline's pods refer to."""
-    return {secret.name: set(secret.keys) for secret in ClusterSettings().secrets}
+def _of_the_pods():
+    """Return the keys of each secret that the pods of runs and of the served model refer to."""
+    keys = {}
+    for secret in [*ClusterSettings().secrets, *DeploySettings().secrets]:
+        keys[secret.name] = keys.get(secret.name, set()) | set(secret.keys)
+    return keys
 
 
 def _stand_in(folder, existing=()):
@@ -72,19 +76,19 @@ def test_the_script_creates_every_secret_that_is_referred_to(overlay, tmp_path):
     done = _create_secrets(tmp_path, overlay, **variables)
     assert done.returncode == 0, done.stderr
     created = _values(done.stdout)
-    servers, steps = referenced(render(overlay)), _of_the_steps()
+    servers, pods = referenced(render(overlay)), _of_the_pods()
     assert {name: set(keys) for name, keys in created.items()} == {
-        name: servers.get(name, set()) | steps.get(name, set()) for name in servers | steps
+        name: servers.get(name, set()) | pods.get(name, set()) for name in servers | pods
     }
     for keys in created.values():
         assert all(keys.values())
     if overlay == "production":
         assert created["vitalfuse-database"]["password"] == "a b$c'd=e"
         assert created["vitalfuse-mlflow-s3"] != created["vitalfuse-s3"], "the steps don't get the server's key"
-    made = [created[name]["key"] for name in ("vitalfuse-pseudonyms", "vitalfuse-evidence")]
-    made += [created["vitalfuse-mlflow"]["password"]]
+    made = [created[name]["key"] for name in ("vitalfuse-pseudonyms", "vitalfuse-evidence", "vitalfuse-predictions")]
+    made += [created["vitalfuse-mlflow"]["password"], created["vitalfuse-serve"]["token"]]
     made += [created["vitalfuse-mlflow-admin"][key] for key in ("password", "form_key")]
-    assert len(set(made)) == 5
+    assert len(set(made)) == 7
     assert min(map(len, made)) == 64
     assert not list(tmp_path.glob("**/password"))
 
@@ -96,12 +100,16 @@ def test_the_script_leaves_secrets_alone_and_takes_the_key_of_the_pseudonyms(tmp
         existing=["vitalfuse-database"],
         VITALFUSE_PSEUDONYM_KEY="ours",
         VITALFUSE_EVIDENCE_KEY="mine",
+        VITALFUSE_SERVE_TOKEN="what callers send",
+        VITALFUSE_PREDICTION_KEY="of earlier references",
     )
     created = _values(done.stdout)
     assert "vitalfuse-database is there already" in done.stderr
     assert "vitalfuse-database" not in created
     assert created["vitalfuse-pseudonyms"]["key"] == "ours"
     assert created["vitalfuse-evidence"]["key"] == "mine"
+    assert created["vitalfuse-serve"]["token"] == "what callers send"
+    assert created["vitalfuse-predictions"]["key"] == "of earlier references"
 
 
 @pytest.mark.parametrize(
@@ -111,6 +119,8 @@ def test_the_script_leaves_secrets_alone_and_takes_the_key_of_the_pseudonyms(tmp
         ("production", {}, "DATABASE_HOST is not in the environment"),
         ("production", {"DATABASE_CA": "absent.crt"}, "DATABASE_CA names no file"),
         ("production", {"S3_SECRET_ACCESS_KEY": ""}, "S3_SECRET_ACCESS_KEY is not in the environment"),
+        ("small", {"VITALFUSE_SERVE_TOKEN": "too short"}, "VITALFUSE_SERVE_TOKEN is shorter than 16 characters"),
+        ("small", {"VITALFUSE_PREDICTION_KEY": "short"}, "VITALFUSE_PREDICTION_KEY is shorter than 16 characters"),
     ],
 )
 def test_the_script_says_what_is_missing(overlay, variables, words, tmp_path):
@@ -123,7 +133,7 @@ def test_the_script_says_what_is_missing(overlay, variables, words, tmp_path):
 def test_the_vault_variant_has_the_same_secrets():
     secrets = of_kind(render("production+external-secrets"), "ExternalSecret")
     names = {item["metadata"]["name"] for item in secrets}
-    assert names == set(referenced(render("production"))) | set(_of_the_steps())
+    assert names == set(referenced(render("production"))) | set(_of_the_pods())
     for item in secrets:
         assert item["spec"]["target"]["name"] == item["metadata"]["name"]
         assert item["spec"]["dataFrom"] == [{"extract": {"key": item["metadata"]["name"]}}]

@@ -17,9 +17,9 @@ from starlette.testclient import TestClient
 from data_schemas.errors import InputError
 from data_schemas.features import MODALITIES
 from evaluation.summaries import STATISTICS, series_summaries
-from serving.log_settings import PredictionLogSettings
+from serving.log_settings import PredictionLogSettings, reference_key
 from serving.patients import Patient, parse_patients
-from serving.prediction_log import PredictionLog, read_log, reference_key, reference_pseudonym
+from serving.prediction_log import PredictionLog, read_log, reference_pseudonym
 from serving.predictor import Predictor
 from serving.server.app import build_app
 from serving.server.follower import Follower

@@ -234,6 +234,8 @@ def faults(predictor, *patients):
         (only(reading("zzz")), ".observations[0].channel", "is no known channel", "reads heart_rate, body_", False),
         (only(reading(channel=None, code="1-2")), ".observations[0].code", "no LOINC code of a known", "Leave", False),
         (only(reading(), reading(unit="kPa")), ".observations[1].unit", "does not fit heart_rate", "of /min", False),
+        (only(reading(code="8867-4")), ".observations[0]", "either a channel or a code", "Send one", True),
+        (only(reading(channel=None)), ".observations[0]", "either a channel or a code", "Send one", True),
         (only(reading(value="high")), ".observations[0].value", "is a text", "Send a number", True),
         (only(reading("blood_pressure")), ".observations[0].value", "not a blood pressure", "120/80", True),
         (only(reading("bp", value="120")), ".observations[0].value", "not a blood pressure", "120/80", True),

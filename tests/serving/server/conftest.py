@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
@@ -13,6 +18,7 @@ from serving.server.metrics import Metrics
 from serving.settings import ServeSettings
 
 NAME = "tests-diagnosis"
+ROOT = Path(__file__).parents[3]
 
 
 def patient(**changes):
@@ -44,5 +50,38 @@ def start(model_folder, tmp_path) -> Iterator[Callable[..., TestClient]]:
             client = stack.enter_context(TestClient(app, raise_server_exceptions=False))
             wait_until(lambda: follower.current or follower.detail != "the model is being loaded")
             return client
+
+        yield run
+
+
+@pytest.fixture
+def registry(tmp_path):
+    from tests.serving.server.registry import Registry
+
+    return Registry(tmp_path)
+
+
+@pytest.fixture
+def port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture
+def serve(registry, port, tmp_path) -> Iterator[Callable[..., subprocess.Popen]]:
+    """Run the command in a process of its own; its log is serve.log."""
+    with ExitStack() as stack:
+
+        def run(*options, workers=1, **variables):
+            command = [sys.executable, "-m", "pipelines.cli", "serve", "--workspace", str(tmp_path), "--model", NAME]
+            command += ["--port", str(port), "--set", f"tracking.uri={registry.uri}", "--set", "serve.poll_seconds=0.1"]
+            command += ["--set", "serve.rate_limit=null", "--set", f"serve.workers={workers}", *options]
+            log = stack.enter_context((tmp_path / "serve.log").open("ab"))
+            environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=ROOT)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            return process
 
         yield run

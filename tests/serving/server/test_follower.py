@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+import time
 
 import mlflow
 import onnx
@@ -141,6 +143,55 @@ def test_a_damaged_copy_in_the_cache_is_fetched_anew(registry, tmp_path, model):
     again.look()
     assert again.current.version == version
     assert again.current.diagnose_each([]) == []
+
+
+def test_servers_that_share_a_cache_fetch_a_version_once(registry, tmp_path, model, monkeypatch):
+    registry.promote(registry.add(model))
+    download = mlflow.artifacts.download_artifacts
+    fetched = []
+    begun = threading.Barrier(4)
+
+    def slow_download(**options):
+        fetched.append(options["artifact_uri"])
+        time.sleep(0.3)
+        return download(**options)
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", slow_download)
+    followers = [Follower(NAME, ServeSettings(), tmp_path / "cache", Metrics()) for _ in range(4)]
+
+    def look(follower):
+        begun.wait()
+        follower.look()
+
+    threads = [threading.Thread(target=look, args=(follower,)) for follower in followers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(fetched) == 1
+    assert len({follower.current.digest for follower in followers}) == 1
+
+
+def test_the_workers_of_a_server_look_at_the_same_times(registry, tmp_path):
+    looks = []
+
+    def lookup():
+        looks.append(time.time() % 0.5)
+        raise RuntimeError("away")
+
+    followers = [
+        Follower(NAME, ServeSettings(poll_seconds=0.5), tmp_path / "cache", Metrics(), lookup=lookup) for _ in range(3)
+    ]
+    for follower in followers:
+        follower.start()
+        time.sleep(0.13)
+    time.sleep(1.2)
+    for follower in followers:
+        follower.stop()
+    # The first look of each is at once; then all follow one clock.
+    assert len(looks) >= 6
+    assert all(look < 0.1 for look in sorted(looks)[:3]), looks
+    assert sum(look < 0.1 for look in looks) >= len(looks) - 3
 
 
 def test_the_registry_may_be_away(registry, follower, model, tmp_path):

@@ -15,8 +15,8 @@ from PIL import Image
 from data_schemas.errors import InputError
 from serving.patients import Diagnosis, InvalidRequest, parse_patients
 from serving.server.batching import Batcher
+from serving.server.bearer_token import read_token
 from serving.server.errors import Refusal
-from serving.server.gate import read_token
 from serving.server.metrics import Metrics
 from serving.settings import ServeSettings
 from tests.serving.server.conftest import patient, wait_until
@@ -149,7 +149,8 @@ def patients(*notes):
 
 def run(predictor, steps, **settings):
     async def main():
-        batcher = Batcher(lambda: predictor, ServeSettings(**settings), Metrics())
+        # In a thread, since these predictors wait for what the test does meanwhile.
+        batcher = Batcher(lambda: predictor, ServeSettings(**{"at_once_mb": 0, **settings}), Metrics())
         batcher.start()
         try:
             return await steps(batcher)
@@ -220,6 +221,27 @@ def test_time_runs_out_and_what_waited_is_not_computed():
     assert slow.batches == [1]
 
 
+def test_large_batches_are_computed_in_a_thread_so_that_the_server_answers_meanwhile():
+    where = []
+
+    class Quick(_Slow):
+        def diagnose_each(self, patients):
+            where.append(threading.current_thread() is threading.main_thread())
+            return [_answer("") for _ in patients]
+
+    reading = {"channel": "heart_rate", "time": "2022-06-01T10:00:00+02:00", "value": 80}
+    sent = [{"observations": [reading] * 10}, {"observations": [reading] * 100}]
+    sent += [{"note": "x" * 9_000}, {"note": "x" * 11_000}, {"note": [{"text": "x" * 6_000}] * 2}]
+    sent += [{"image": "x" * 11_000}, {"image": [[0.5]]}]
+
+    async def steps(batcher):
+        for one in sent:
+            await batcher.submit(parse_patients([one]))
+
+    run(Quick(), steps, at_once_mb=0.01)
+    assert where == [True, True, True, False, False, False, False]
+
+
 def test_one_request_does_not_spoil_the_others_of_its_batch():
     class Fragile(_Slow):
         def diagnose_each(self, patients):
@@ -244,7 +266,7 @@ def test_what_was_accepted_is_ended_before_the_batcher_stops():
     slow = _Slow()
 
     async def main():
-        batcher = Batcher(lambda: slow, ServeSettings(threads=1, max_batch=1), Metrics())
+        batcher = Batcher(lambda: slow, ServeSettings(threads=1, max_batch=1, at_once_mb=0), Metrics())
         batcher.start()
         asked = [asyncio.create_task(batcher.submit(patients("x"))) for _ in range(5)]
         await asyncio.sleep(0.05)

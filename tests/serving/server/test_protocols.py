@@ -241,6 +241,18 @@ def test_openapi_page(client):
     assert client.get("/docs").status_code == 200
 
 
+def test_no_route_stands_in_the_way_of_another(client):
+    paths = client.get("/openapi.json").json()["paths"]
+    # Routes are tried one after the other: what is asked most comes before the protocols' many.
+    assert list(paths)[:2] == ["/v1/diagnose", "/v1/status"]
+    for path, operations in paths.items():
+        address = path.format(model_name=NAME, model_version="1")
+        for method in operations:
+            client.request(method, address)
+            counted = f'vitalfuse_requests_total{{endpoint="{path}",status='
+            assert counted in client.get("/metrics").text, f"{method} {address} is answered by another route"
+
+
 def test_status_tells_the_contract(client):
     status = client.get("/v1/status").json()
     assert status["name"] == NAME
@@ -258,7 +270,7 @@ def test_metrics(client):
 def test_the_server_imports_nothing_that_its_image_leaves_out():
     code = (
         "import json, sys\n"
-        "import serving.server.run, mlflow\n"
+        "import serving.server.run, serving.server.app, serving.server.hooks, mlflow\n"
         "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))\n"
     )
     completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
