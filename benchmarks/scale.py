@@ -296,7 +296,7 @@ def stages(shards: list[int], small: bool) -> dict[str, Stage]:
     if not small:
         found["validate-beam"] = (lambda size: validate_stage(size, "DirectRunner", 2), ["validate"])
     found["text"] = (lambda size: text_stage(size, [2, 6] if small else [1]), ["embed_text"])
-    found["train"] = (lambda size: train_stage(size, [1, 3] if small else [1]), ["train"])
+    found["train"] = (lambda size: train_stage(size, [1, 5] if small else [1]), ["train"])
     if small:
         found["tabular"] = (
             lambda size: tabular_stage(size, [size.patients // 4, size.patients]),
