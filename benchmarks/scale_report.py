@@ -37,7 +37,7 @@ def print_report(found: Entries, patients: int) -> None:
     try:
         tasks = build_tasks(found)
     except KeyError as missing:
-        print(f"No projection yet: {missing.args[0]} is not measured at both sizes.")
+        print(f"No projection yet: {missing.args[0]} is not measured at two sizes.")
         return
     _print_projection(tasks, found, patients)
 
@@ -111,13 +111,13 @@ def _print_processes(found: Entries, size: int) -> None:
 
 
 def _processes(found: Entries, task: str) -> list[tuple[dict[str, Any], dict[str, Any], int]]:
-    """Return each process of a task with its stage and its place there; KeyError where there is none."""
+    """Return each process of a task with its stage and its place there; KeyError without two sizes."""
     listed = [
         (one, entry, place)
         for entry in found
         for place, one in enumerate(one for one in entry["processes"] if one["task"] == task)
     ]
-    if not listed:
+    if len({one["own"] for one, _, _ in listed}) < 2:
         raise KeyError(task)
     return listed
 
@@ -142,7 +142,7 @@ def _by_repeats(found: Entries, task: str, field: str, repeats: str) -> Linear:
 def _of_stages(found: Entries, prefix: str, figure: Callable[[dict[str, Any]], float]) -> Linear:
     """Fit a figure of stages to the size of the cohort."""
     points = [((entry["patients"],), figure(entry)) for entry in found if entry["stage"].startswith(prefix)]
-    if not points:
+    if len({size for size, _ in points}) < 2:
         raise KeyError(prefix)
     return fit_linear(points)
 
