@@ -11,6 +11,8 @@ from evaluation.rows import PredictedRows
 
 DEFAULT_RESAMPLES = 1000
 DEFAULT_CONFIDENCE = 0.95
+# Numbers that are drawn at a time.
+_CELLS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,15 @@ def bootstrap_weights(
     counts = np.zeros((resamples, len(first)))
     for stratum in np.unique(strata):
         members = np.flatnonzero(strata == stratum)
-        drawn = random.integers(len(members), size=(resamples, len(members)))
-        flat = drawn + np.arange(resamples)[:, None] * len(members)
-        counts[:, members] = np.bincount(flat.ravel(), minlength=resamples * len(members)).reshape(resamples, -1)
-    return counts[:, patient]
+        # Some resamples at a time, or the numbers that are drawn would take more memory than their counts.
+        most = max(1, _CELLS // len(members))
+        for start in range(0, resamples, most):
+            drawn = random.integers(len(members), size=(min(most, resamples - start), len(members)))
+            flat = drawn + np.arange(len(drawn))[:, None] * len(members)
+            counted = np.bincount(flat.ravel(), minlength=drawn.size).reshape(drawn.shape)
+            counts[start : start + len(drawn), members] = counted
+    # One row a patient, in order: there is nothing to look up.
+    return counts if np.array_equal(patient, np.arange(len(first))) else counts[:, patient]
 
 
 def percentile_interval(values: np.ndarray, confidence: float = DEFAULT_CONFIDENCE) -> Interval:

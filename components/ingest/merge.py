@@ -47,7 +47,7 @@ def merge_parts(
     Raises:
         InputError: A channel is never measured, or the cohort is empty or has a single class.
     """
-    rejected = in_order(pd.concat([part.table("rejected").to_pandas() for part in parts], ignore_index=True))
+    rejected = _rejected(parts)
     patients = [part.table("patients") for part in parts]
     classes = _classes(parts, rejected)
     if not any(table.num_rows for table in patients):
@@ -86,6 +86,15 @@ def merge_parts(
         )
         (folder / "manifest.json").write_text(manifest.model_dump_json(indent=2))
     return _result(output, manifest, rejected, parts)
+
+
+def _rejected(parts: list[CohortPart]) -> pd.DataFrame:
+    """Return the rejected rows of all parts in their order, with texts as categories in the order of their names."""
+    texts = ["file", "field", "reason"]
+    rejected = pa.concat_tables([part.table("rejected") for part in parts]).to_pandas(categories=texts)
+    for name in texts:
+        rejected[name] = rejected[name].cat.reorder_categories(sorted(rejected[name].cat.categories))
+    return in_order(rejected)
 
 
 def _classes(parts: list[CohortPart], rejected: pd.DataFrame) -> list[str]:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from data_schemas.calibration import Calibration
-from data_schemas.cohort import Cohort
+from data_schemas.cohort import ROW_GROUP, TIME, Cohort
 from data_schemas.features import MODALITIES, Features
 from data_schemas.predictions import TEST, class_probabilities, read_predictions
 from data_schemas.reference import AnswersReference, CategoryReference, NumberReference, TrainingReference
@@ -95,7 +97,7 @@ def summarise_category(values: pd.Series) -> CategoryReference:
 def _people(samples: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:
     """Return sex, and age in years at the first observation, of each sample; rows as in ``samples``."""
     patients = cohort.patients.set_index("patient_id")
-    first = cohort.table("observations", ["patient_id", "time"]).groupby("patient_id")["time"].min()
+    first = _first_times(cohort)
     people = patients.loc[samples["patient_id"], ["sex", "birth_year"]]
     year = first.reindex(people.index).dt.year.to_numpy(np.float64)
     return pd.DataFrame(
@@ -104,6 +106,19 @@ def _people(samples: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:
             "age": year - people["birth_year"].to_numpy(np.float64, na_value=np.nan),
         }
     )
+
+
+def _first_times(cohort: Cohort) -> pd.Series:
+    """Return the time of each patient's first observation, by patient id; reads some rows at a time."""
+    with pq.ParquetFile(cohort.folder / "observations.parquet") as parquet:
+        parts = [
+            pa.Table.from_batches([batch]).group_by("patient_id").aggregate([("time", "min")])
+            for batch in parquet.iter_batches(batch_size=ROW_GROUP, columns=["patient_id", "time"])
+        ]
+    schema = pa.schema([("patient_id", pa.string()), ("time_min", TIME)])
+    joined = pa.concat_tables([schema.empty_table(), *(part.select(schema.names).cast(schema) for part in parts)])
+    first = joined.group_by("patient_id").aggregate([("time_min", "min")]).to_pandas()
+    return first.set_index("patient_id")["time_min_min"]
 
 
 def _held_out(features: Features, candidate: Path, comparison: Path) -> AnswersReference:

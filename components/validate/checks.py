@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from components.validate.anomalies import Anomaly
+from components.validate.readings import ReadingTally, tally_readings
 from components.validate.settings import ValidateSettings
 from components.validate.tables import CohortTables
 
@@ -21,11 +22,12 @@ def check_tables(tables: CohortTables, settings: ValidateSettings, now: pd.Times
     Returns:
         Anomalies in a fixed order.
     """
+    readings = tally_readings(tables, now)
     return [
-        *check_patients(tables),
-        *check_relations(tables),
-        *check_channels(tables, settings),
-        *check_readings(tables, now),
+        *check_patients(tables, readings),
+        *check_relations(tables, readings),
+        *check_channels(tables, readings, settings),
+        *check_readings(readings),
         *check_images(tables),
         *check_rejected(tables, settings),
     ]
@@ -36,11 +38,12 @@ def _counted(feature: str, kind: str, count: int, text: str) -> list[Anomaly]:
     return [Anomaly(feature, kind, f"{count} {text}")] if count else []
 
 
-def check_patients(tables: CohortTables) -> list[Anomaly]:
+def check_patients(tables: CohortTables, readings: ReadingTally) -> list[Anomaly]:
     """Check that patients are distinct and that every class has some.
 
     Args:
         tables: The cohort's tables.
+        readings: What the observations hold.
 
     Returns:
         DUPLICATE_PATIENTS, EMPTY_CLASS, SINGLE_CLASS, PATIENTS_WITHOUT_DATA.
@@ -56,115 +59,99 @@ def check_patients(tables: CohortTables) -> list[Anomaly]:
         found.append(Anomaly("label", "SINGLE_CLASS", f"all {len(patients)} patients are {', '.join(names)}"))
     elif empty:
         found.append(Anomaly("label", "EMPTY_CLASS", f"no patient is {', '.join(empty)}"))
-    owners = [table["patient"].to_numpy() for table in (tables.observations, tables.notes, tables.images)]
-    with_data = len(np.unique(np.concatenate([owner[owner >= 0] for owner in owners])))
+    seen = readings.seen.copy()
+    for table in (tables.notes, tables.images):
+        owner = table["patient"].to_numpy()
+        seen[owner[owner >= 0]] = True
     found += _counted(
         "patients",
         "PATIENTS_WITHOUT_DATA",
-        patients["patient_id"].nunique() - with_data,
+        len(tables.identifiers) - int(seen.sum()),
         "patients have no observation, note or image",
     )
     return found
 
 
-def check_relations(tables: CohortTables) -> list[Anomaly]:
+def check_relations(tables: CohortTables, readings: ReadingTally) -> list[Anomaly]:
     """Check that rows belong to known patients, and that observations are in the order of the patients.
 
     Args:
         tables: The cohort's tables.
+        readings: What the observations hold.
 
     Returns:
         UNKNOWN_PATIENT, UNSORTED.
     """
+    unknown = {"observations": readings.counts["UNKNOWN_PATIENT"]}
+    for name in ("notes", "images", "annotations"):
+        unknown[name] = int((getattr(tables, name)["patient"] < 0).sum())
     found = []
-    for name in ("observations", "notes", "images", "annotations"):
-        owner = getattr(tables, name)["patient"].to_numpy()
-        found += _counted(name, "UNKNOWN_PATIENT", int((owner < 0).sum()), "rows belong to no patient")
-    if (np.diff(tables.observations["patient"].to_numpy()) < 0).any():
+    for name, count in unknown.items():
+        found += _counted(name, "UNKNOWN_PATIENT", count, "rows belong to no patient")
+    if not tables.in_order:
         found.append(Anomaly("observations", "UNSORTED", "rows are not in the order of the patients"))
     return found
 
 
-def check_channels(tables: CohortTables, settings: ValidateSettings) -> list[Anomaly]:
+def check_channels(tables: CohortTables, readings: ReadingTally, settings: ValidateSettings) -> list[Anomaly]:
     """Check that every channel is measured, in its unit, in enough patients, and varies.
 
     Args:
         tables: The cohort's tables.
+        readings: What the observations hold.
         settings: Thresholds.
 
     Returns:
         CHANNEL_NEVER_MEASURED, WRONG_UNIT, RARE_CHANNEL, CONSTANT_CHANNEL.
     """
-    observations, channels = tables.observations, tables.manifest.channels
-    known = observations[observations["channel"] >= 0]
-    grouped = known.groupby("channel")
-    every = range(len(channels))
-    patients = grouped["patient"].nunique().reindex(every, fill_value=0)
-    spread = (grouped["value"].max() - grouped["value"].min()).reindex(every)
-    units = known.groupby(["channel", "unit"], observed=True).size()
     found = []
-    for position, channel in enumerate(channels):
-        if not patients[position]:
+    for position, channel in enumerate(tables.manifest.channels):
+        patients = int(readings.patients[position])
+        if not patients:
             found.append(Anomaly(channel.name, "CHANNEL_NEVER_MEASURED", "no patient has an observation of it"))
             continue
-        others = units.loc[
-            (units.index.get_level_values(0) == position) & (units.index.get_level_values(1) != channel.unit)
-        ]
+        others = {
+            unit: count
+            for (place, unit), count in sorted(readings.units.items())
+            if place == position and unit != channel.unit
+        }
         found += _counted(
             channel.name,
             "WRONG_UNIT",
-            int(others.sum()),
-            f"observations are in {', '.join(map(repr, others.index.get_level_values(1)))}, not in {channel.unit!r}",
+            sum(others.values()),
+            f"observations are in {', '.join(map(repr, others))}, not in {channel.unit!r}",
         )
-        if patients[position] < settings.rare_channel_fraction * len(tables.patients):
+        if patients < settings.rare_channel_fraction * len(tables.patients):
             found += _counted(
                 channel.name,
                 "RARE_CHANNEL",
-                int(patients[position]),
+                patients,
                 f"of {len(tables.patients)} patients have an observation of it",
             )
-        if spread[position] == 0 and len(tables.patients) > 1:
+        if readings.low[position] == readings.high[position] and len(tables.patients) > 1:
             found.append(Anomaly(channel.name, "CONSTANT_CHANNEL", "all its values are equal"))
     return found
 
 
-def check_readings(tables: CohortTables, now: pd.Timestamp) -> list[Anomaly]:
+def check_readings(readings: ReadingTally) -> list[Anomaly]:
     """Check values and time stamps of observations.
 
     Args:
-        tables: The cohort's tables.
-        now: Time stamps after it lie in the future.
+        readings: What the observations hold.
 
     Returns:
         OTHER_CHANNEL, NOT_FINITE, FUTURE_TIME, REPEATED_TIME.
     """
-    observations = tables.observations
-    repeated = observations.duplicated(["patient", "channel", "time"])
+    texts = {
+        "OTHER_CHANNEL": "rows are of channels that the manifest does not have; they are not used",
+        "NOT_FINITE": "values are missing or not finite",
+        "FUTURE_TIME": "time stamps lie in the future (dates of de-identified sources may be shifted)",
+        "REPEATED_TIME": "rows repeat patient, channel and time of another; preprocess brings them down to one value",
+    }
     return [
-        *_counted(
-            "observations",
-            "OTHER_CHANNEL",
-            int((observations["channel"] < 0).sum()),
-            "rows are of channels that the manifest does not have; they are not used",
-        ),
-        *_counted(
-            "observations",
-            "NOT_FINITE",
-            int((~np.isfinite(observations["value"].to_numpy(np.float64))).sum()),
-            "values are missing or not finite",
-        ),
-        *_counted(
-            "observations",
-            "FUTURE_TIME",
-            int((observations["time"] > now).sum()),
-            "time stamps lie in the future (dates of de-identified sources may be shifted)",
-        ),
-        *_counted(
-            "observations",
-            "REPEATED_TIME",
-            int(repeated.sum()),
-            "rows repeat patient, channel and time of another; preprocess brings them down to one value",
-        ),
+        anomaly
+        for kind, text in texts.items()
+        for anomaly in _counted("observations", kind, readings.counts[kind], text)
     ]
 
 
@@ -198,7 +185,7 @@ def check_rejected(tables: CohortTables, settings: ValidateSettings) -> list[Ano
     Returns:
         REJECTED_ROWS.
     """
-    taken = sum(len(table) for table in (tables.patients, tables.observations, tables.notes, tables.images))
+    taken = sum(len(table) for table in (tables.patients, tables.notes, tables.images)) + tables.observation_rows
     rejected = len(tables.rejected)
     if rejected <= settings.rejected_fraction * (taken + rejected):
         return []

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from components.validate.tables import CohortTables
 
 CHANNEL_PREFIX = "channel:"
-_OF_PATIENTS = ("observations", "notes", "images", "annotations")
+_OF_PATIENTS = ("notes", "images", "annotations")
 # Examples that TFDV takes at a time.
 ROW_GROUP = 1000
 
@@ -30,11 +30,14 @@ def write_examples(tables: CohortTables, folder: Path, patients: int) -> int:
         Number of files.
     """
     ordered = _by_patient(tables)
-    starts = range(0, len(tables.patients), patients)
-    for number, start in enumerate(starts):
-        part = _of_patients(ordered, start, min(start + patients, len(tables.patients)))
-        pq.write_table(build_examples(part), folder / f"examples-{number:05d}.parquet", row_group_size=ROW_GROUP)
-    return len(starts)
+    number = 0
+    for start, stop, observations in tables.observations(patients):
+        examples = build_examples(
+            _of_patients(ordered, start, stop), observations.assign(patient=observations["patient"] - start)
+        )
+        pq.write_table(examples, folder / f"examples-{number:05d}.parquet", row_group_size=ROW_GROUP)
+        number += 1
+    return number
 
 
 def _by_patient(tables: CohortTables) -> CohortTables:
@@ -58,11 +61,13 @@ def _of_patients(tables: CohortTables, start: int, stop: int) -> CohortTables:
     return replace(tables, patients=tables.patients.iloc[start:stop].reset_index(drop=True), **parts)
 
 
-def build_examples(tables: CohortTables) -> pa.Table:
-    """Turn a cohort into one example a patient.
+def build_examples(tables: CohortTables, observations: pd.DataFrame) -> pa.Table:
+    """Turn patients into one example each.
 
     Args:
-        tables: The cohort's tables.
+        tables: The patients' tables.
+        observations: Their observations, as ``CohortTables.observations`` yields them, but for the index of the
+            patient, which is that in these tables; rows of other patients have a negative one.
 
     Returns:
         A table of list columns, null where a patient has no value: label, annotation, site, sex, age,
@@ -71,7 +76,6 @@ def build_examples(tables: CohortTables) -> pa.Table:
     """
     patients = tables.patients
     number = len(patients)
-    observations = tables.observations
     first = observations.groupby("patient")["time"].min().reindex(range(number))
     age = first.dt.year.to_numpy(np.float64) - patients["birth_year"].to_numpy(np.float64, na_value=np.nan)
     image_rows = tables.images["row"].to_numpy(np.int64)

@@ -80,7 +80,7 @@ def validate_cohort(
     return StepResult(
         metrics={
             "patients": len(tables.patients),
-            "observations": len(tables.observations),
+            "observations": tables.observation_rows,
             "rejected_rows": len(tables.rejected),
             "errors": 0,
             "warnings": len(warnings),
@@ -178,7 +178,7 @@ def summarise(tables: CohortTables, job_result: dict, warnings: Sequence[Anomaly
         ``drift`` by feature.
     """
     rejected = tables.rejected
-    reasons = rejected.groupby(["field", "reason"], dropna=False).size().rename("rows").reset_index()
+    reasons = rejected.groupby(["field", "reason"], dropna=False, observed=True).size().rename("rows").reset_index()
     reasons = reasons.sort_values("rows", ascending=False, kind="stable").head(TOP_REASONS)
     classes = tables.patients["label"].value_counts().reindex(tables.manifest.classes, fill_value=0)
     return {

@@ -30,6 +30,18 @@ def test_the_seed_alone_decides():
     assert not np.array_equal(first, bootstrap_weights(labels, np.arange(50), resamples=5, seed=5))
 
 
+@pytest.mark.parametrize("cells", [1, 40, 10**6])
+def test_draws_do_not_depend_on_how_many_are_made_at_a_time(monkeypatch, cells):
+    labels, groups = np.repeat([0, 1], [30, 9]), np.r_[np.arange(30), np.repeat([40, 41, 39], 3)]
+    expected = np.random.default_rng(6)
+    drawn = [expected.integers(size, size=(7, size)) for size in (30, 3)]
+    counts = [np.stack([np.bincount(row, minlength=draws.shape[1]) for row in draws]) for draws in drawn]
+    monkeypatch.setattr("evaluation.intervals._CELLS", cells)
+    weights = bootstrap_weights(labels, groups, resamples=7, seed=6)
+    # The third patient of the second class is the first in the order of the groups.
+    np.testing.assert_array_equal(weights, np.hstack([counts[0], np.repeat(counts[1][:, [1, 2, 0]], 3, axis=1)]))
+
+
 def test_the_draws_are_uniform():
     weights = bootstrap_weights(np.zeros(20, dtype=int), np.arange(20), resamples=4000, seed=0)
     # A patient's count is binomial(20, 1/20): mean 1, variance .95.

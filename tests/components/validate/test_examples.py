@@ -8,9 +8,15 @@ from components.validate.examples import build_examples, write_examples
 from components.validate.tables import category_codes, image_statistics, read_tables
 
 
+def _whole(tables):
+    """All patients' examples at once."""
+    [(_, _, observations)] = tables.observations(len(tables.patients))
+    return build_examples(tables, observations)
+
+
 def test_one_example_a_patient_with_lists(make_cohort):
     cohort = make_cohort()
-    examples = build_examples(read_tables(cohort))
+    examples = _whole(read_tables(cohort))
     assert examples.num_rows == 12
     assert all(pa.types.is_list(kind) for kind in examples.schema.types)
     third = {name: column[2].as_py() for name, column in zip(examples.column_names, examples.columns, strict=True)}
@@ -42,7 +48,7 @@ def test_what_a_patient_lacks_is_null(make_cohort):
         tables["observations"] = observations[other]
         tables["notes"] = tables["notes"].drop(2)
 
-    examples = build_examples(read_tables(make_cohort(change)))
+    examples = _whole(read_tables(make_cohort(change)))
     assert examples["site"].null_count == 12
     for name in ("age", "channel:heart_rate", "note_words"):
         assert examples[name].null_count == 1 and not examples[name][2].is_valid
@@ -81,4 +87,4 @@ def test_files_together_hold_the_same_examples(make_cohort, tmp_path, patients):
     assert write_examples(tables, folder, patients) == -(-12 // patients)
     files = sorted(folder.glob("*.parquet"))
     assert [pq.read_metadata(file).num_rows for file in files][:-1] == [patients] * (len(files) - 1)
-    assert pa.concat_tables([pq.read_table(file) for file in files]).equals(build_examples(tables))
+    assert pa.concat_tables([pq.read_table(file) for file in files]).equals(_whole(tables))
