@@ -153,7 +153,7 @@ def _print_result(console: Console, settings: Settings, outcome: RunOutcome) -> 
     comparison, registered = outcome.output("compare"), outcome.output("register")
     if comparison is not None:
         console.print()
-        console.print(result_table(json.loads((comparison / "headline.json").read_text())))
+        console.print(result_table(json.loads((comparison / "headline.json").read_text()), console.width))
     for record in outcome.records.values():
         for warning in record.warnings:
             console.print(f"warning: {record.step}: {warning}", highlight=False, markup=False, style="yellow")

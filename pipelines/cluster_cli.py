@@ -95,14 +95,14 @@ def submit(
 def runs(api: KfpApi, experiment: str | None, limit: int) -> None:
     """List runs on the server, the newest first."""
     from pipelines.cluster_runs import list_runs
-    from pipelines.cluster_view import Console, runs_table
+    from pipelines.cluster_view import Console, print_runs
     from pipelines.submission import find_experiment
 
     experiment_id = find_experiment(api, experiment) if experiment else None
     listed = list_runs(api, limit, experiment_id)
     console = Console()
     if listed:
-        console.table(runs_table(listed))
+        print_runs(console, listed)
     else:
         console.line("no runs")
 
@@ -237,12 +237,12 @@ def schedule_create(
 def schedule_list(api: KfpApi) -> None:
     """List the schedules on the server."""
     from pipelines.cluster_runs import list_schedules
-    from pipelines.cluster_view import Console, schedules_table
+    from pipelines.cluster_view import Console, print_schedules
 
     listed = list_schedules(api)
     console = Console()
     if listed:
-        console.table(schedules_table(listed))
+        print_schedules(console, listed)
     else:
         console.line("no schedules")
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import rich.console
-from rich.table import Table
+from rich.console import RenderableType
 from rich.text import Text
 
 from data_schemas.errors import InputError
@@ -22,6 +22,7 @@ from pipelines.cluster_tracking import (
     plugin_run_url,
 )
 from pipelines.display import show_steps, steps_table
+from pipelines.listing import listing
 from pipelines.pod_logs import cause, read_logs
 from pipelines.run_plan import PlannedTask
 from pipelines.run_states import FINAL_STATES, StillRunningError, duration, exit_code, step_states, watch
@@ -48,9 +49,8 @@ _STATES = {
     "CANCELED": ("cancelled", "yellow"),
 }
 _TAIL_LINES = 20
-_ID_WIDTH = 36
-# Where no terminal sets a width.
-_WIDE = 160
+# Where no terminal sets a width: a run takes one line, for programs that read it.
+_WIDE = 300
 
 
 class Console:
@@ -71,13 +71,13 @@ class Console:
         """
         self.rich.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def table(self, table: Table) -> None:
-        """Print a table.
+    def show(self, shown: RenderableType) -> None:
+        """Print a table or a list.
 
         Args:
-            table: The table.
+            shown: What to print, as wide as the terminal at most.
         """
-        self.rich.print(table)
+        self.rich.print(shown, soft_wrap=False)
 
     def warn(self, text: str) -> None:
         """Print a warning.
@@ -125,15 +125,17 @@ def print_submitted(console: Console, api: KfpApi, settings: Settings, run: Run,
         run: The run as KFP returned it.
         parent: Its MLflow run, where this machine opened it.
     """
-    console.line(f"KFP run   {api.run_url(run.run_id)}")
-    if parent is not None:
-        console.line(f"MLflow    {parent.url}")
-    elif url := plugin_run_url(run):
-        console.line(f"MLflow    {url}")
+    _print_links(console, api, run, parent)
     if settings.cluster.mlflow == "kfp" and (failure := plugin_failure(run)):
         console.warn(f"KFP's MLflow integration opened no run: {failure}")
     elif settings.cluster.mlflow == "kfp" and not run.plugins_output:
         console.warn("KFP tells of no MLflow run; is its MLflow integration switched on?")
+
+
+def _print_links(console: Console, api: KfpApi, run: Run, parent: ParentRun | None) -> None:
+    console.line(f"KFP run   {api.run_url(run.run_id)}")
+    if url := parent.url if parent is not None else plugin_run_url(run):
+        console.line(f"MLflow    {url}")
 
 
 def follow(
@@ -173,9 +175,12 @@ def follow(
         _print_failures(console, api, run, tasks)
     if parent is None and tracking_uri is not None:
         parent = _opened_by_the_run(tracking_uri, run)
-        if parent is not None:
+        if parent is not None and not console.rich.is_terminal:
             console.line(f"MLflow    {parent.url}")
     _close(console, run, parent)
+    if console.rich.is_terminal:
+        # Those printed at the start may have scrolled away.
+        _print_links(console, api, run, parent)
     state, _ = _STATES.get(run.state, (str(run.state), ""))
     if parent is not None and code == 0 and (model := _model(parent)):
         console.line(f"model     {model}")
@@ -219,52 +224,48 @@ def _print_failures(console: Console, api: KfpApi, run: Run, tasks: list[Planned
         console.fail((run.error and run.error.message) or "the run failed, and KFP names no step that did")
 
 
-def runs_table(runs: Iterable[Run]) -> Table:
-    """Return a table of runs.
+def print_runs(console: Console, runs: Iterable[Run]) -> None:
+    """Print a list of runs.
 
     Args:
+        console: Where to print.
         runs: The runs.
     """
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("id", no_wrap=True, min_width=_ID_WIDTH)
-    table.add_column("name", no_wrap=True, overflow="ellipsis")
-    table.add_column("state", no_wrap=True)
-    table.add_column("created", no_wrap=True)
-    table.add_column("duration", justify="right", no_wrap=True)
+    rows = []
     for run in runs:
         state, style = _STATES.get(run.state, (str(run.state or "-").lower(), ""))
-        table.add_row(
-            Text(run.run_id),
-            Text(run.display_name or "-"),
-            Text(state, style=style),
-            _moment(run.created_at),
-            _span(duration(run)),
+        rows.append(
+            [
+                Text(run.run_id),
+                Text(run.display_name or "-"),
+                Text(state, style=style),
+                Text(_moment(run.created_at)),
+                Text(_span(duration(run))),
+            ]
         )
-    return table
+    console.show(listing(console.rich, ("id", "name", "state", "created", "duration"), rows))
 
 
-def schedules_table(schedules: Iterable[Schedule]) -> Table:
-    """Return a table of schedules.
+def print_schedules(console: Console, schedules: Iterable[Schedule]) -> None:
+    """Print a list of schedules.
 
     Args:
+        console: Where to print.
         schedules: The schedules.
     """
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("id", no_wrap=True, min_width=_ID_WIDTH)
-    table.add_column("name", no_wrap=True, overflow="ellipsis")
-    table.add_column("state", no_wrap=True)
-    table.add_column("when (UTC)", no_wrap=True)
-    table.add_column("created", no_wrap=True)
+    rows = []
     for schedule in schedules:
         on = schedule.status == "ENABLED"
-        table.add_row(
-            Text(schedule.recurring_run_id),
-            Text(schedule.display_name or "-"),
-            Text("on" if on else "paused", style="green" if on else "yellow"),
-            Text(describe_trigger(schedule.trigger)),
-            _moment(schedule.created_at),
+        rows.append(
+            [
+                Text(schedule.recurring_run_id),
+                Text(schedule.display_name or "-"),
+                Text("on" if on else "paused", style="green" if on else "yellow"),
+                Text(describe_trigger(schedule.trigger)),
+                Text(_moment(schedule.created_at)),
+            ]
         )
-    return table
+    console.show(listing(console.rich, ("id", "name", "state", "when (UTC)", "created"), rows))
 
 
 def print_steps(console: Console, api: KfpApi, run: Run, tasks: list[PlannedTask]) -> None:
@@ -279,7 +280,7 @@ def print_steps(console: Console, api: KfpApi, run: Run, tasks: list[PlannedTask
     state, style = _STATES.get(run.state, (str(run.state), ""))
     console.rich.print(Text(f"{run.display_name}: "), Text(state, style=style), sep="", end="\n")
     states = step_states(run, tasks)
-    console.table(steps_table(states))
+    console.show(steps_table(states, console.rich.width))
     by_name = {task.name: task for task in tasks}
     for step in states:
         if step.state != "failed":

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+
+from pipelines.listing import below, fits
 
 METRIC_TITLES = {
     "macro_auc": "macro AUC",
@@ -36,14 +38,20 @@ def print_comparison(console: Console, document: dict[str, Any], ui_hint: str | 
     """
     runs = document["runs"]
     rows = "held-out patients" if document["rows"] == "test" else "out-of-fold predictions of training patients"
-    console.print(_runs_table(runs))
-    for number, part in enumerate(_parts(len(runs), console.width)):
+    parts = list(_parts(len(runs), console.width))
+    for number, part in enumerate(parts):
+        if number:
+            console.print()
+        console.print(_runs_table(runs[part.start : part.stop]))
+    for number, part in enumerate(parts):
         title = f"Scores on {rows}" if number == 0 else ""
         _print(console, title, _metrics_table(document["metrics"], runs, part))
-    _print(console, "Settings that differ", _settings_table(document["settings"], runs))
+    settings = _settings_table(document["settings"], runs)
+    _print(console, "Settings that differ", settings if fits(console, settings) else _below(document["settings"], runs))
     share = f"{document['confidence']:.0%}"
     title = f"Differences to {runs[0]['label']} on the n patients in common, {share} intervals"
-    _print(console, title, _differences_table(document["differences"]))
+    differences = _differences_table(document["differences"])
+    _print(console, title, differences if fits(console, differences) else _blocks(document["differences"]))
     console.print(Text(_P_VALUES, style="dim"))
     console.print()
     for line in document["warnings"]:
@@ -53,7 +61,7 @@ def print_comparison(console: Console, document: dict[str, Any], ui_hint: str | 
         console.print(Text(f"        after `{ui_hint}`"), soft_wrap=True)
 
 
-def _print(console: Console, title: str, table: Table) -> None:
+def _print(console: Console, title: str, table: RenderableType) -> None:
     console.print()
     if title:
         console.print(Text(title, style="bold"))
@@ -148,6 +156,32 @@ def _settings_table(settings: list[dict[str, Any]], runs: list[dict[str, Any]]) 
     for entry in settings:
         table.add_row(Text(entry["setting"]), *(Text(_MISSING if v is None else str(v)) for v in entry["runs"]))
     return table
+
+
+def _below(settings: list[dict[str, Any]], runs: list[dict[str, Any]]) -> RenderableType:
+    """Return the settings with the runs' values below each."""
+    lines: list[RenderableType] = []
+    for entry in settings:
+        values = _plain(("", False), ("", False))
+        values.show_header = False
+        for run, value in zip(runs, entry["runs"], strict=True):
+            values.add_row(Text(run["label"], style="dim"), Text(_MISSING if value is None else str(value)))
+        lines += [Text(entry["setting"]), below(values)]
+    return Group(*lines)
+
+
+def _blocks(differences: list[dict[str, Any]]) -> RenderableType:
+    """Return the differences with both figures below each run."""
+    lines: list[RenderableType] = []
+    for entry in differences:
+        if "reason" in entry:
+            lines.append(Text(f"{entry['run']}: none: see below"))
+            continue
+        figures = _plain(("", False), ("", True), ("p", True))
+        figures.add_row("macro AUC", _difference(entry["macro_auc"]), _p_value(entry["macro_auc"]["p_holm"]))
+        figures.add_row("accuracy", _difference(entry["accuracy"]), _p_value(entry["mcnemar_p_holm"]))
+        lines += [Text(f"{entry['run']}, n = {entry['common']}"), below(figures)]
+    return Group(*lines)
 
 
 def _differences_table(differences: list[dict[str, Any]]) -> Table:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.listing import fits
+
 _BAR_WIDTH = 24
-_QUANTILES = {"0.05": "5 %", "0.5": "median", "0.95": "95 %"}
+_COUNTS = ["unit", "patients", "values", "a patient"]
+_QUANTILES = {"5 %": "0.05", "median": "0.5", "95 %": "0.95"}
 
 
 def print_description(console: Console, description: dict[str, Any]) -> None:
@@ -29,7 +33,11 @@ def print_description(console: Console, description: dict[str, Any]) -> None:
     _print_table(console, "Modalities", _shares(description["modalities"], patients))
     _print_table(console, "Sex", _shares(description["sexes"], patients))
     if channels:
-        _print_table(console, "Channels", _channels(channels))
+        whole = _channels(channels, [*_COUNTS, *_QUANTILES])
+        for table in (
+            [whole] if fits(console, whole) else [_channels(channels, _COUNTS), _channels(channels, _QUANTILES)]
+        ):
+            _print_table(console, "Channels", table)
     if rejected:
         total = sum(rejected.values())
         _print_table(console, f"Rejected rows: {total:,}, each listed in rejected.parquet", _rejected(rejected))
@@ -60,7 +68,8 @@ def _plain_table(**columns: bool) -> Table:
     """Return an empty table without frame, so that its lines can be cut and sorted; True: numbers, to the right."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for title, numeric in columns.items():
-        table.add_column(title.replace("_", " "), justify="right" if numeric else "left", no_wrap=True)
+        # Where room is short a name is broken, a number never.
+        table.add_column(title, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
     return table
 
 
@@ -74,15 +83,18 @@ def _shares(counts: dict[str, int], patients: int) -> Table:
     return table
 
 
-def _channels(channels: dict[str, dict[str, Any]]) -> Table:
-    table = _plain_table(name=False, unit=False, patients=True, values=True, a_patient=True)
-    for title in _QUANTILES.values():
-        table.add_column(title, justify="right", no_wrap=True)
+def _channels(channels: dict[str, dict[str, Any]], titles: Collection[str]) -> Table:
+    table = _plain_table(name=False, **{title: title != "unit" for title in titles})
     for name, channel in channels.items():
-        counts = [f"{channel['coverage']:.0%}", f"{channel['values']:,}", f"{channel['values_a_patient']:g}"]
-        quantiles = [f"{channel['quantiles'][share]:.4g}" for share in _QUANTILES]
+        facts = {
+            "unit": channel["unit"],
+            "patients": f"{channel['coverage']:.0%}",
+            "values": f"{channel['values']:,}",
+            "a patient": f"{channel['values_a_patient']:g}",
+        }
+        facts |= {title: f"{channel['quantiles'][share]:.4g}" for title, share in _QUANTILES.items()}
         # Plain text, as square brackets of UCUM units, such as mm[Hg], are no markup.
-        table.add_row(Text(name), Text(channel["unit"]), *counts, *quantiles)
+        table.add_row(Text(name), *(Text(facts[title]) for title in titles))
     return table
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -22,6 +23,10 @@ _STYLES = {
     "skipped": ("-", "dim"),
     "cancelled": ("■", "yellow"),
 }
+_PADDING = 2
+_LEAST_NAME, _LEAST_TEXT = 8, 12
+# A table of results with frames needs as many columns.
+_FRAMED = 80
 
 
 def _seconds(state: StepState) -> str:
@@ -34,29 +39,31 @@ def _seconds(state: StepState) -> str:
     return ""
 
 
-def steps_table(steps: list[StepState]) -> Table:
+def steps_table(steps: list[StepState], width: int) -> Table:
     """Return one line a step: its state, how long it took, what it is doing or why it failed.
 
     Args:
         steps: All steps.
+        width: Columns of the terminal. Where they are few, the last of these makes way, then the ends of long names.
     """
+    names = max((cell_len(state.name) for state in steps), default=0)
+    others = 1 + max((len(state.state) for state in steps), default=0) + max(map(len, map(_seconds, steps)), default=0)
+    room = width - names - others - 4 * _PADDING
     table = Table(box=None, show_header=False, padding=(0, 1))
     table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, max_width=max(_LEAST_NAME, names + min(room, 0)))
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
-    table.add_column(no_wrap=True, overflow="ellipsis")
+    with_text = room >= _LEAST_TEXT + _PADDING
+    if with_text:
+        # Without a bound, a long text would take the room of all columns alike.
+        table.add_column(no_wrap=True, max_width=room - _PADDING)
     for state in steps:
         sign, style = _STYLES[state.state]
         text = state.text.splitlines()[0] if state.text else ""
-        table.add_row(
-            Text(sign, style=style),
-            # As text: the model in brackets would be taken for markup, and vanish.
-            Text(state.name),
-            Text(state.state, style=style),
-            _seconds(state),
-            Text(text, style="dim"),
-        )
+        # As text: the model in brackets would be taken for markup, and vanish.
+        cells = [Text(sign, style=style), Text(state.name), Text(state.state, style=style), Text(_seconds(state))]
+        table.add_row(*cells, *([Text(text, style="dim")] if with_text else []))
     return table
 
 
@@ -93,33 +100,44 @@ def show_steps(console: Console) -> Iterator[Callable[[list[StepState]], None]]:
 
         def update(steps: list[StepState]) -> None:
             shown[:] = steps
-            live.update(steps_table(_fitting(steps, console.height - 1)))
+            live.update(steps_table(_fitting(steps, console.height - 1), console.width))
 
         yield update
         # Once nothing moves any more, all of them: a terminal scrolls.
-        live.update(steps_table(shown))
+        live.update(steps_table(shown, console.width))
 
 
 def _fitting(steps: list[StepState], lines: int) -> list[StepState]:
-    """Return the steps that fit on a terminal: the first ones that have ended make way, and are counted."""
-    too_many = len(steps) - lines
-    if too_many <= 0:
-        return steps
+    """Return the steps that fit on a terminal.
+
+    The first ones that have ended make way, then the last ones that wait. A line tells how many they are.
+    """
     ended = [i for i, state in enumerate(steps) if state.state in ("done", "cached", "skipped")]
+    waiting = [i for i, state in enumerate(steps) if state.state == "waiting"]
     # One line more, which tells of them.
-    left_out = set(ended[: too_many + 1])
-    if not left_out:
-        return steps
-    rest = [state for i, state in enumerate(steps) if i not in left_out]
-    return [StepState(f"{len(left_out)} steps more", "done"), *rest]
+    gone = _more_than_one(ended[: max(len(steps) - lines, -1) + 1])
+    left = len(steps) - len(gone) + bool(gone)
+    later = _more_than_one(waiting[len(waiting) - 1 - (left - lines) :] if left > lines else [])
+    shown = [state for i, state in enumerate(steps) if i not in {*gone, *later}]
+    if gone:
+        shown.insert(0, StepState(f"{len(gone)} steps more", "done"))
+    if later:
+        shown.append(StepState(f"{len(later)} steps more"))
+    return shown
 
 
-def result_table(rows: list[dict]) -> Table:
+def _more_than_one(steps: list[int]) -> list[int]:
+    # A line that tells of one step takes as much room as the step.
+    return steps if len(steps) > 1 else []
+
+
+def result_table(rows: list[dict], width: int) -> Table:
     """Return the short table of all models on held-out rows.
 
     Args:
         rows: One mapping a model: ``model``, and each of macro_auc, accuracy, macro_precision, kappa and mcc, or
             ``reason`` where the model could not run.
+        width: Columns of the terminal.
 
     Returns:
         The table.
@@ -132,6 +150,8 @@ def result_table(rows: list[dict]) -> Table:
         "mcc": "MCC",
     }
     table = Table(title="Held-out rows", title_justify="left", title_style="bold", header_style="bold")
+    if width < _FRAMED:
+        table.box, table.padding, table.pad_edge = None, (0, 1, 0, 0), False
     table.add_column("model", no_wrap=True)
     for title in columns.values():
         table.add_column(title, justify="right")

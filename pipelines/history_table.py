@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from components.register.audit import Entry
 from components.register.promotion import moves
+from pipelines.listing import below
 from pipelines.promotions import Told
+
+# Columns that leave room for a reason beside the other facts.
+_WIDE = 100
 
 
 def print_history(console: Console, told: Told) -> None:
@@ -20,7 +24,8 @@ def print_history(console: Console, told: Told) -> None:
     """
     entries = told.history.entries if told.history else []
     if entries:
-        console.print(_table(entries))
+        table = _table(entries)
+        console.print(table if console.width >= _WIDE else Group(*map(_block, entries)))
         console.print()
     else:
         console.print(f"{told.model}: no promotion was recorded yet")
@@ -48,13 +53,28 @@ def _table(entries: list[Entry]) -> Table:
     for entry in entries:
         table.add_row(
             str(entry.number),
-            entry.time[:16].replace("T", " "),
-            Text(f"{entry.action} {entry.version}" if entry.version else entry.action),
+            _time(entry),
+            Text(_action(entry)),
             Text(moves(entry.before, entry.after).replace(", ", "\n")),
             Text(entry.by),
             _why(entry),
         )
     return table
+
+
+def _block(entry: Entry) -> RenderableType:
+    head = Text(f"{entry.number}  {_time(entry)}  {_action(entry)}")
+    return Group(
+        head, below(Text(moves(entry.before, entry.after))), below(Text(f"by {entry.by}: ", end="").append(_why(entry)))
+    )
+
+
+def _time(entry: Entry) -> str:
+    return entry.time[:16].replace("T", " ")
+
+
+def _action(entry: Entry) -> str:
+    return f"{entry.action} {entry.version}" if entry.version else entry.action
 
 
 def _why(entry: Entry) -> Text:

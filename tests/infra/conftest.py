@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-NAMES = ("data", "validate", "train")
+NAMES = ("data", "validate", "train", "serve")
 
 
 class Built:

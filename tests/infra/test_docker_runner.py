@@ -1,6 +1,8 @@
 """The whole pipeline with each step in a container, against the same in processes of this machine."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from docker.types import Mount
 
 from components.common.events import read_events
 from components.ingest.demo.generate import generate_source
@@ -44,8 +47,8 @@ def _settings(workspace):
     }
 
 
-def _command(runner):
-    arguments = ["run", "--config", f"{runner}.yaml", "--runner", runner]
+def _command(runner, settings=None):
+    arguments = ["run", "--config", f"{settings or runner}.yaml", "--runner", runner]
     return [sys.executable, "-m", "pipelines.cli", *arguments]
 
 
@@ -55,11 +58,11 @@ def _environment(**more):
     return {**clean, **key, **more}
 
 
-def _run(folder, runner, **environment):
+def _run(folder, runner, settings=None, **environment):
     # In a container TFDV needs no interpreter of its own: this one is not there.
     validate_python = VALIDATE_PYTHON if runner == "subprocess" else "/nonexistent/python"
     return subprocess.run(
-        _command(runner),
+        _command(runner, settings),
         cwd=folder,
         env=_environment(VALIDATE_PYTHON=validate_python, **environment),
         capture_output=True,
@@ -123,6 +126,15 @@ def outputs(in_docker, folder):
     return {runner: _outputs(folder / runner) for runner in ("docker", "subprocess")}
 
 
+@pytest.fixture(scope="module")
+def sharded(in_docker, folder):
+    """Output folders by step of a run in containers, with three shards of the patients."""
+    (folder / "sharded.yaml").write_text(yaml.safe_dump({**_settings("sharded"), "shards": 3}))
+    completed = _run(folder, "docker", "sharded")
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    return _outputs(folder / "sharded")
+
+
 def _outputs(workspace):
     newest = sorted((workspace / "runs").glob("*"))[-1]
     return {event.step: Path(event.record).parent for event in read_events(newest) if event.record}
@@ -171,6 +183,12 @@ def test_features_are_the_same(outputs, name):
     np.testing.assert_allclose(theirs, ours, rtol=0, atol=TOLERANCE)
 
 
+def _figures(record):
+    """Metrics of a step but for what differs from run to run: how long it took, and what memory."""
+    measured = ("seconds", "memory", "latency")
+    return {name: value for name, value in record.metrics.items() if not any(word in name for word in measured)}
+
+
 def test_metrics_are_the_same(outputs):
     from components.common.step import RECORD_FILE, StepRecord
 
@@ -178,12 +196,40 @@ def test_metrics_are_the_same(outputs):
         records = [
             StepRecord.model_validate_json((outputs[runner][step] / RECORD_FILE).read_text()) for runner in outputs
         ]
-        theirs, ours = (
-            {name: value for name, value in record.metrics.items() if "seconds" not in name and "memory" not in name}
-            for record in records
-        )
+        theirs, ours = map(_figures, records)
         assert theirs == pytest.approx(ours, abs=TOLERANCE), step
         assert records[0].params == records[1].params
+
+
+def test_shards_in_containers_give_the_cohort_and_the_features_of_one_process(sharded, outputs):
+    ours = outputs["subprocess"]
+    shards = [f"{step}_shard[{shard}-of-3]" for step in ("ingest", "preprocess") for shard in (1, 2, 3)]
+    merged = {"ingest": "merge_cohort", "preprocess": "merge_features"}
+    assert set(sharded) == {*STEPS, *shards, *merged.values()} - set(merged)
+    for name in ("patients", "observations", "notes"):
+        theirs = pd.read_parquet(sharded["merge_cohort"] / f"{name}.parquet")
+        pd.testing.assert_frame_equal(theirs, pd.read_parquet(ours["ingest"] / f"{name}.parquet"))
+    for name in ("series.npy", "series_observed.npy", "images.npy", "present.npy"):
+        theirs = np.load(sharded["merge_features"] / name)
+        np.testing.assert_allclose(theirs, np.load(ours["preprocess"] / name), rtol=0, atol=TOLERANCE)
+    samples = pd.read_parquet(sharded["merge_features"] / "samples.parquet")
+    pd.testing.assert_frame_equal(samples, pd.read_parquet(ours["preprocess"] / "samples.parquet"))
+
+
+@pytest.mark.parametrize("step", ["train", *STEPS[-len(MODELS) :], "compare"])
+def test_shards_in_containers_give_the_figures_of_one_process(sharded, outputs, step):
+    from components.common.step import RECORD_FILE, StepRecord
+
+    ours = outputs["subprocess"]
+    if step != "compare":
+        theirs, mine = (pd.read_parquet(folder / "predictions.parquet") for folder in (sharded[step], ours[step]))
+        pd.testing.assert_frame_equal(theirs, mine, rtol=0, atol=TOLERANCE)
+    theirs, mine = (
+        _figures(StepRecord.model_validate_json((folder / RECORD_FILE).read_text()))
+        for folder in (sharded[step], ours[step])
+    )
+    assert len(mine) > 0
+    assert theirs == pytest.approx(mine, abs=TOLERANCE)
 
 
 def test_the_model_that_a_container_registered_predicts_here(in_docker, folder):
@@ -192,7 +238,71 @@ def test_the_model_that_a_container_registered_predicts_here(in_docker, folder):
     mlflow.set_tracking_uri(f"sqlite:///{folder / 'docker' / 'mlflow.db'}")
     model = mlflow.pyfunc.load_model("models:/vitalfuse-diagnosis@challenger")
     predicted = pd.DataFrame(model.predict(model.input_example))
-    assert predicted.filter(like="probability:").sum(axis=1).round(5).eq(1).all()
+    assert len(predicted) == len(model.input_example)
+    assert [sum(row.values()) for row in predicted["probabilities"]] == pytest.approx([1.0] * len(predicted))
+
+
+PATIENT = {
+    "age": 61,
+    "note": "Fever and cough.",
+    "observations": [{"channel": "heart_rate", "time": "2022-06-01T10:00:00+02:00", "value": 82, "unit": "/min"}],
+}
+# Asks from inside: the container has no network.
+ASK = """
+import json, sys, urllib.request
+request = urllib.request.Request("http://127.0.0.1:8080" + sys.argv[1], sys.argv[2].encode() or None)
+print(urllib.request.urlopen(request, timeout=30).read().decode())
+"""
+
+
+@pytest.fixture(scope="module")
+def serving(built, in_docker, folder):
+    """A container of the serving image, locked down, that serves the version which a container registered."""
+    database = folder / "registry" / "mlflow.db"
+    database.parent.mkdir()
+    shutil.copy(folder / "docker" / "mlflow.db", database)
+    for path in (database.parent, database):
+        path.chmod(0o777)
+    command = ["vitalfuse", "serve", "--workspace", "/tmp/vitalfuse", "--version", "1"]
+    container = built.client.containers.run(
+        built.name("serve"),
+        [*command, "--set", f"tracking.uri=sqlite:///{database}"],
+        detach=True,
+        network_mode="none",
+        read_only=True,
+        tmpfs={"/tmp": "mode=1777"},
+        cap_drop=["ALL"],
+        security_opt=["no-new-privileges"],
+        mounts=[
+            Mount(str(folder / "docker"), str(folder / "docker"), "bind", read_only=True),
+            Mount(str(database.parent), str(database.parent), "bind"),
+        ],
+    )
+    yield container
+    container.remove(force=True)
+
+
+def _ask(container, path, body=""):
+    code, output = container.exec_run(["python3", "-c", ASK, path, body])
+    return json.loads(output or "null") if code == 0 else None
+
+
+def test_the_serving_image_serves_what_a_container_registered(serving, built):
+    deadline = time.monotonic() + 120
+    while not (ready := _ask(serving, "/v2/health/ready")):
+        serving.reload()
+        assert serving.status == "running" and time.monotonic() < deadline, serving.logs().decode()
+        time.sleep(0.5)
+    assert ready["ready"] is True
+    (diagnosis,) = _ask(serving, "/v1/diagnose", json.dumps({"patients": [PATIENT]}))["diagnoses"]
+    assert diagnosis["model"]["name"] == "vitalfuse-diagnosis" and diagnosis["model"]["version"] == "1"
+    assert sum(diagnosis["probabilities"].values()) == pytest.approx(1)
+    assert diagnosis["modalities"] == ["series", "text"]
+    code, user = serving.exec_run(["id", "-u"])
+    assert (code, user.decode().strip()) == (0, "10001")
+    assert serving.exec_run(["touch", "/opt/vitalfuse/here"])[0] != 0
+    serving.stop(timeout=30)
+    assert serving.wait()["StatusCode"] == 0, serving.logs().decode()
 
 
 def test_mlflow_has_every_step_under_one_run(in_docker, folder):

@@ -12,7 +12,7 @@ from components.ingest.demo.settings import DemoSettings
 from pipelines.code_version import code_versions
 
 pytestmark = pytest.mark.slow
-IMAGES = ("data", "validate", "train")
+IMAGES = ("data", "validate", "train", "serve")
 LOCKS = Path(__file__).resolve().parents[2] / "infra" / "locks"
 USER = 10001
 STEPS = ("open_run", "ingest", "validate", "preprocess", "embed_text", "train", "close_run")
@@ -245,3 +245,15 @@ def test_the_validate_image_has_a_glibc_for_tfdv(built):
 def test_only_what_a_step_needs_is_in_the_data_image(built):
     code, _ = built.run("data", ["python3", "-c", "import tensorflow"])
     assert code != 0
+
+
+def test_the_serving_image_has_no_library_that_fits_or_orders(built):
+    names = ["tensorflow", "keras", "kfp", "sklearn", "gensim", "tensorflow_data_validation", "tf2onnx"]
+    code = f"import importlib.util as u; print([name for name in {names} if u.find_spec(name)])"
+    assert built.run("serve", ["python3", "-c", code]) == (0, "[]")
+    # Not under another name either: the train image is told by the same search.
+    code = "import importlib.metadata as m; print(*sorted({d.name.lower() for d in m.distributions()}))"
+    ended, found = built.run("serve", ["python3", "-c", code])
+    assert ended == 0
+    assert not [name for name in found.split() if name.startswith(("tensorflow", "keras", "kfp", "scikit", "gensim"))]
+    assert {"onnxruntime", "kserve", "mlflow-skinny"} <= set(found.split())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -69,6 +70,29 @@ def vitalfuse_process() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return call
+
+
+class Screen:
+    """What a command draws on a terminal."""
+
+    _UP, _CODE = re.compile(r"(?:\x1b\[1A\x1b\[2K)+"), re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
+
+    def frames(self, output: str) -> list[list[str]]:
+        """Split output where the cursor went up to draw over lines; return the lines of each part."""
+        parts = [self._CODE.sub("", part) for part in self._UP.split(output)]
+        return [[line.rstrip() for line in part.strip("\n").split("\n")] for part in parts]
+
+
+@pytest.fixture
+def terminal(monkeypatch) -> Callable[[int, int], Screen]:
+    """Let commands in this process think that they write to a terminal of that size; return what reads it."""
+
+    def open_terminal(width: int, height: int) -> Screen:
+        for name, value in {"TTY_COMPATIBLE": "1", "COLUMNS": width, "LINES": height, "TERM": "xterm"}.items():
+            monkeypatch.setenv(name, str(value))
+        return Screen()
+
+    return open_terminal
 
 
 @pytest.fixture(scope="session")

@@ -222,6 +222,21 @@ def test_describe_shows_classes_channels_modalities_and_rejected_rows(cohort, mo
     assert max(len(line.rstrip()) for line in result.output.splitlines()) <= 100
 
 
+@pytest.mark.parametrize("width", [60, 80])
+def test_describe_breaks_no_number_on_a_small_terminal(cohort, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    output = CliRunner().invoke(main, ["cohort", "describe", str(cohort)]).output
+    assert max(len(line.rstrip()) for line in output.splitlines()) <= width
+    assert (output.count("Channels") == 2) == (width == 60)
+    for name, channel in describe_cohort(cohort)["channels"].items():
+        told = [word for line in output.splitlines() for word in line.split() if line.split()[:1] == [name]]
+        figures = [
+            f"{channel['values']:,}",
+            *(f"{channel['quantiles'][share]:.4g}" for share in ("0.05", "0.5", "0.95")),
+        ]
+        assert [word for word in told if word in figures] == figures
+
+
 def test_describe_names_no_patient(cohort, demo_source):
     result = CliRunner().invoke(main, ["cohort", "describe", str(cohort)])
     patients = pd.read_csv(demo_source / "patients.csv", dtype=str)

@@ -65,6 +65,26 @@ def test_runs_are_listed_with_their_state_the_newest_first(serve, submitted):
     assert submitted(server, "runs", "--experiment", "Default").stdout == "no runs\n"
 
 
+@pytest.mark.parametrize("width", [80, 60])
+def test_runs_and_schedules_fit_a_small_terminal(serve, submitted, terminal, width):
+    server = serve(scripts.happy())
+    submitted(server, "submit")
+    (run_id,) = server.state.runs
+    server.wait(run_id)
+    submitted(server, "schedule", "create", "--cron", "0 3 * * 1", "--name", "every Monday, before the ward round")
+    (schedule_id,) = (item["recurring_run_id"] for item in server.state.schedules.values())
+    screen = terminal(width, 24)
+    for command, identifier, facts in (
+        (["runs"], run_id, ["succeeded", "tiny 20", "created", "duration"]),
+        (["schedule", "list"], schedule_id, ["on", "every Monday, before the ward round", "cron 0 0 3 * * 1"]),
+    ):
+        (lines,) = screen.frames(submitted(server, *command).stdout)
+        assert max(map(len, lines)) <= width
+        assert lines[0].startswith(identifier)
+        assert all(fact in " ".join(" ".join(lines).split()) for fact in facts), lines
+        assert "…" not in "".join(lines)
+
+
 # -- logs
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sqlite3
 from urllib.parse import parse_qs, urlparse
 
@@ -253,14 +254,21 @@ def test_a_server_that_is_away_is_told_in_one_line(vitalfuse):
     assert "Connection refused" in result.stderr
 
 
-@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("width", [60, 80, 120])
 def test_compare_fits_the_terminal(store, vitalfuse, monkeypatch, width):
-    runs = [store.run(predictions(2, seed=i), params={"train.optimiser.epochs": str(i)}) for i in range(4)]
+    names = "preprocess.imputation.longest_gap", "train.optimiser.learning_rate"
+    runs = [store.run(predictions(2, seed=i), params=dict.fromkeys(names, f"{i}0.125")) for i in range(4)]
     monkeypatch.setenv("COLUMNS", str(width))
-    lines = vitalfuse("compare", *runs).stdout.splitlines()
+    output = vitalfuse("compare", *runs).stdout
+    lines = output.splitlines()
     assert max(len(line.rstrip()) for line in lines if "compare-runs" not in line) <= width
-    for run in runs:
+    for i, run in enumerate(runs):
         assert any(run[:8] in line for line in lines)
+        assert output.count(f"{i}0.125") == 2
+    # Nothing is broken in the middle: facts, settings, intervals.
+    assert output.count("60 patients, digest ") == 4
+    assert all(name in output for name in names)
+    assert len(re.findall(r"[+-]0\.\d{3} \[-?\d\.\d{3}, -?\d\.\d{3}\]", output)) == 6
 
 
 def test_no_patient_is_in_what_is_printed_or_in_mlflow(store, vitalfuse):
@@ -487,12 +495,17 @@ def test_history_tells_of_a_promotion_that_was_cut_off(two_versions, vitalfuse, 
     assert two_versions.aliases() == {"champion": "1", "previous": "2", "challenger": "2"}
 
 
-@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("width", [60, 80, 120])
 def test_history_fits_the_terminal(two_versions, vitalfuse, monkeypatch, width):
-    vitalfuse("promote", "2", "--to", "champion", "--by", "Ada Lovelace", "--reason", "a long reason " * 10)
+    vitalfuse("promote", "2", "--to", "champion", "--by", "Ada Lovelace", "--reason", "a rather long reason " * 10)
     monkeypatch.setenv("COLUMNS", str(width))
     lines = vitalfuse("history").stdout.splitlines()
-    assert max(len(line.rstrip()) for line in lines) <= width
+    assert max(len(line.rstrip()) for line in lines if not line.startswith("digest")) <= width
+    words = " ".join(lines).split()
+    assert (words.count("rather"), words.count("reason")) == (10, 10)
+    # A reason that is squeezed into a column of a few letters takes dozens of lines.
+    assert len(lines) < 25
+    assert "champion 1 → 2" in " ".join(words) and "Ada Lovelace" in " ".join(words)
 
 
 def test_stores_of_two_folders_do_not_mix(two_versions, vitalfuse, tmp_path):

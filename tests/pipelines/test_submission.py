@@ -13,6 +13,7 @@ from pipelines.tracking import PROCESS_TAG, open_client
 from tests.kfp_server import scripts
 from tests.kfp_server.execution import ScriptedExecution
 from tests.kfp_server.server import KfpServer
+from training.names import MODEL_NAMES
 
 RUNS = "/apis/v2beta1/runs"
 ONE_RUN = "/apis/v2beta1/runs/[^/]+"
@@ -391,6 +392,57 @@ def test_shards_of_patients_are_shown_each(tmp_path, submitted):
 
 def _finished(task, scope=(), *, succeeded=True):
     return {"kind": "finished", "task": task, "scope": list(scope), "succeeded": succeeded}
+
+
+def _eight_models_and_three_shards():
+    script = []
+    for task, loop, count in (
+        ("open-run", None, 1),
+        ("ingest-shard", "for-loop-3", 3),
+        ("merge-cohort", None, 1),
+        ("validate", None, 1),
+        ("preprocess-shard", "for-loop-5", 3),
+        ("merge-features", None, 1),
+        ("embed-text", None, 1),
+        ("train", None, 1),
+        ("cross-validate", "for-loop-6", len(MODEL_NAMES)),
+        ("compare", None, 1),
+        ("register", None, 1),
+        ("close-run", None, 1),
+    ):
+        scopes = [[[loop, i]] if loop else [] for i in range(count)]
+        script += [{"kind": "started", "task": task, "scope": scope} for scope in scopes]
+        # Long enough to be drawn.
+        script += [0.1, *(_finished(task, scope) for scope in scopes)]
+    return script
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 20)])
+def test_a_small_terminal_is_redrawn_and_in_the_end_shows_all_steps_and_both_links(
+    tmp_path, submitted, tracking_uri, terminal, width, height
+):
+    screen = terminal(width, height)
+    models = ["--set", f"models=[{','.join(MODEL_NAMES)}]", "--set", "shards=3"]
+    with _serve(tmp_path, _eight_models_and_three_shards()) as server:
+        result = submitted(server, "submit", "--wait", *models)
+        run = _only(server)
+    assert result.exit_code == 0, result.output
+    (parent,) = _parents(tracking_uri)
+    frames = screen.frames(result.stdout)
+    assert len(frames) > 5
+    # What is taller than the terminal can't be drawn over, and what is wider is broken into two lines. Above the first
+    # frame stands what was printed before.
+    assert max(len(frame) for frame in frames[1:-1]) < height
+    links = (
+        f"KFP run   {server.url}/#/runs/details/{run.run_id}",
+        f"MLflow    run {parent.info.run_id} in {tracking_uri}",
+    )
+    assert max(len(line) for frame in frames[1:] for line in frame if line not in links) <= width
+    assert any("▶" in line and "running" in line for frame in frames for line in frame)
+    *steps, kfp, mlflow, end = frames[-1]
+    assert [line.split()[0::2][:2] for line in steps] == [["✓", "done"]] * 23
+    assert (kfp, mlflow) == links
+    assert end.startswith("run       succeeded after ")
 
 
 def test_wait_tells_why_a_step_failed(tmp_path, submitted, tracking_uri):
