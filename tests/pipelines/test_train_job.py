@@ -148,6 +148,9 @@ def test_the_pods_may_do_next_to_nothing():
         "capabilities": {"drop": ["ALL"]},
         "readOnlyRootFilesystem": True,
         "runAsNonRoot": True,
+        "runAsUser": 10001,
+        "runAsGroup": 10001,
+        "seccompProfile": {"type": "RuntimeDefault"},
     }
     assert container["image"] == "registry.example.org/v/train-python:1.2"
     assert [mount["mountPath"] for mount in container["volumeMounts"]] == ["/tmp", "/data"]
