@@ -187,8 +187,8 @@ class NeuralModel:
             embedding: Word vectors fitted on the same rows; fitted here where None.
 
         Returns:
-            Seconds; ``loss`` and ``validation_loss`` by epoch, means over the members still training; the members'
-            mean best epoch and the most epochs.
+            Seconds; ``loss`` (mean over the epoch's batches) and ``validation_loss`` by epoch, means over the members
+            still training; the members' mean best epoch and the most epochs.
         """
         started = time.perf_counter()
         settings = self.settings
@@ -238,14 +238,14 @@ class NeuralModel:
             rate = 0.05 + 0.95 * 0.5 * (1 + np.cos(np.pi * epoch / settings.epochs))
             self._optimiser.learning_rate.assign(settings.learning_rate * rate)
             order = random.permutation(fit_rows)
-            loss = 0.0
+            losses = []
             for start in range(0, len(order) - size + 1, size):
                 batch = np.sort(order[start : start + size])[part]
                 inputs = self._inputs(features, batch)
                 harder = augment(inputs, self.modalities, self.settings.network, random, size=size, part=part)
                 labels = features.labels[batch]
-                loss = self._steps(harder, one_hot[labels], weights[labels], size)
-            history["loss"].append(loss)
+                losses.append(self._steps(harder, one_hot[labels], weights[labels], size))
+            history["loss"].append(float(np.mean(losses)))
             history["validation_loss"].append(self._loss(features, validation_rows, weights))
             if history["validation_loss"][-1] <= min(history["validation_loss"]):
                 best, best_weights = epoch, self.network.get_weights()
