@@ -19,8 +19,7 @@ from serving.monitor.monitor import choose_rows, fetch_reference, find_findings,
 from serving.prediction_log import read_log
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.text import Text
+    from rich.console import Console, RenderableType
 
 
 def monitor_predictions(
@@ -116,13 +115,15 @@ def print_findings(console: Console, findings: Findings) -> None:
     console.print(findings.headline(), style="bold yellow" if findings.retrain else "bold", highlight=False)
 
 
-def _cells(check: Check) -> list[Text]:
+def _cells(check: Check) -> list[RenderableType]:
+    from rich.console import Group
+    from rich.padding import Padding
     from rich.text import Text
 
     style = {EXCEEDED: "bold red", NOT_JUDGED: "dim"}.get(check.status, "green")
     figures = [check.value, check.threshold, check.reference, check.current]
-    name = Text(check.name)
+    name: RenderableType = Text(check.name)
     if check.detail:
-        name.append(f"\n{check.detail}", style="dim")
+        name = Group(name, Padding(Text(check.detail, style="dim"), (0, 0, 0, 2)))
     numbers = [Text("–" if figure is None else f"{figure:.3g}") for figure in figures]
     return [name, Text(check.status, style=style), *numbers]

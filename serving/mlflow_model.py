@@ -9,7 +9,7 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
-from serving.patients import Diagnosis
+from serving.patients import Diagnosis, Fault, InvalidRequest, Patient
 from serving.predictor import ARTIFACT, Predictor
 from serving.table import patients_of
 
@@ -40,6 +40,10 @@ class DiagnosisModel(PythonModel):
             InvalidRequest: A patient cannot be diagnosed. Not MLflow's own exception: with that its server would repeat
                 the whole request in the answer.
         """
+        if not len(model_input.columns):
+            # MLflow drops columns that the signature lacks; of rows that have no other one, it leaves nothing.
+            known = ", ".join(Patient.model_fields)
+            raise InvalidRequest([Fault("patients", "have no column that is known", f"Known are {known}", True)])
         diagnoses = self._predictor.diagnose(patients_of(model_input))
         rows = [diagnosis.model_dump() for diagnosis in diagnoses]
         return pd.DataFrame(rows, columns=list(Diagnosis.model_fields), index=model_input.index)

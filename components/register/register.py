@@ -172,8 +172,8 @@ def _assign(
     """Write the version down and set its aliases; return these, and warnings."""
     warnings = []
     if verdict.failed:
-        failed = "; ".join(f"{TITLES[gate.name]} {gate.describe()}" for gate in verdict.failed)
-        warnings.append(f"Version {version} failed its gates and gets no alias. {failed}")
+        failed = "; ".join(f"{TITLES[gate.name]} {gate.describe().removeprefix('failed: ')}" for gate in verdict.failed)
+        warnings.append(f"Version {version} failed its gates and gets no alias: {failed}")
     try:
         aliases, notes = assign_on_registration(
             client, name, version, passed=verdict.status == PASSED, evidence=evidence_of(tags, verdict.to_document())

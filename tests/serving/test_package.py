@@ -141,6 +141,7 @@ def test_dictionaries_are_taken_too(loaded, kind):
         ({"observations": [READINGS[0] | {"unit": "kPa"}]}, r"observations\[0\].unit: does not fit heart_rate"),
         ({"note": 3}, r"patients\[0\].note: is not a text"),
         ({"note": None}, r"patients\[0\]: holds nothing"),
+        ({"nots": "cough"}, r"patients: have no column that is known. Known are reference, observations"),
     ],
 )
 def test_what_is_wrong_is_told_without_what_was_sent(loaded, row, message):

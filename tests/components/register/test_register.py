@@ -98,9 +98,7 @@ def test_versions_that_pass_fail_and_pass_again(store, register):
     assert (registration["version"], registration["aliases"]) == ("2", [])
     assert registration["failed_gates"] == ["non_inferiority"]
     (warning,) = result.warnings
-    assert warning.startswith(
-        "Version 2 failed its gates and gets no alias. macro AUC, less the champion's failed: -0."
-    )
+    assert warning.startswith("Version 2 failed its gates and gets no alias: macro AUC, less the champion's -0.")
     tags = store.client.get_model_version(MODEL, "2").tags
     assert tags["vitalfuse.gates"] == "failed"
     assert "version 1, 60 common patients" in tags["vitalfuse.gates.non_inferiority"]
