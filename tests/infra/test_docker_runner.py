@@ -169,12 +169,16 @@ def _numbers(table):
     return table.select_dtypes("number")
 
 
+def _largest_difference(theirs, ours):
+    return np.abs(_numbers(theirs).to_numpy() - _numbers(ours).to_numpy()).max()
+
+
 @pytest.mark.parametrize("step", ["train", *STEPS[-len(MODELS) :]])
 def test_predictions_are_the_same(outputs, step):
     theirs, ours = (pd.read_parquet(outputs[runner][step] / "predictions.parquet") for runner in outputs)
     pd.testing.assert_frame_equal(theirs, ours, rtol=0, atol=TOLERANCE)
     assert len(_numbers(ours).columns) > 0
-    print(f"{step}: largest difference {np.abs(_numbers(theirs).to_numpy() - _numbers(ours).to_numpy()).max()}")
+    print(f"{step}: largest difference {_largest_difference(theirs, ours)}")
 
 
 @pytest.mark.parametrize("name", ["series.npy", "images.npy"])
@@ -224,6 +228,7 @@ def test_shards_in_containers_give_the_figures_of_one_process(sharded, outputs, 
     if step != "compare":
         theirs, mine = (pd.read_parquet(folder / "predictions.parquet") for folder in (sharded[step], ours[step]))
         pd.testing.assert_frame_equal(theirs, mine, rtol=0, atol=TOLERANCE)
+        print(f"shards, {step}: largest difference {_largest_difference(theirs, mine)}")
     theirs, mine = (
         _figures(StepRecord.model_validate_json((folder / RECORD_FILE).read_text()))
         for folder in (sharded[step], ours[step])
