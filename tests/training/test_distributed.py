@@ -86,12 +86,12 @@ def test_workers_learn_what_one_process_learns(tmp_path, monkeypatch, count):
 
 @pytest.mark.slow
 def test_with_dropout_workers_are_equal_to_each_other(tmp_path, monkeypatch):
-    chosen = settings(dropout=0.4)
+    chosen = settings(dropout=0.4).model_copy(update={"members": 1})
     make_features(tmp_path / "f", patients=70)
     first, second = by_workers(tmp_path / "f", tmp_path / "a", 2, chosen, monkeypatch)
     again, _ = by_workers(tmp_path / "f", tmp_path / "b", 2, chosen, monkeypatch)
     for name in first:
         np.testing.assert_array_equal(first[name], second[name])
         np.testing.assert_array_equal(first[name], again[name])
-    _, weights, _ = fit(tmp_path / "f", settings(dropout=0.0))
+    _, weights, _ = fit(tmp_path / "f", settings(dropout=0.0).model_copy(update={"members": 1}))
     assert np.abs(first["weights"] - weights).max() > 1e-3, "dropout had no influence"
