@@ -106,13 +106,14 @@ def test_a_target_that_can_not_be_written_is_told_before_the_fit(bucket, tmp_pat
 
 
 @contextmanager
-def pods(arguments, environment):
-    """Two pods, as processes of this machine."""
+def pods(arguments, environment, folder):
+    """Two pods, as processes of this machine that run in a folder."""
     addresses = loopback_addresses(2)
     running = [
         subprocess.Popen(
             [sys.executable, "-m", MODULE, *arguments],
             env={**os.environ, **environment, "TF_CONFIG": tf_config(addresses, index), "PYTHONPATH": str(ROOT)},
+            cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -149,7 +150,7 @@ def test_two_pods_write_to_s3_what_one_process_writes(tmp_path, credentials):
             "NO_PROXY": "127.0.0.1",
         }
         arguments = [f"s3://ward/run/{name}" for name in "fe"] + ["s3://ward/models/7", SETTINGS.model_dump_json()]
-        with pods(arguments, environment) as running:
+        with pods(arguments, environment, tmp_path) as running:
             said = [process.communicate(timeout=300)[0] for process in running]
             assert [process.returncode for process in running] == [0, 0], said
         keys = [item["Key"] for item in client.list_objects_v2(Bucket="ward", Prefix="models/")["Contents"]]
@@ -182,14 +183,14 @@ def test_bad_input_ends_every_pod_with_2_and_a_killed_one_ends_the_other(tmp_pat
     make_features(tmp_path / "f", patients=40, classes=2, image=None, text=False, series=False)
     embed_notes(tmp_path / "f", tmp_path / "e", EmbedTextSettings(dimensions=6, epochs=2))
     arguments = [str(tmp_path / name) for name in "fem"]
-    with pods([*arguments, SETTINGS.model_dump_json()], {}) as running:
+    with pods([*arguments, SETTINGS.model_dump_json()], {}, tmp_path) as running:
         said = [process.communicate(timeout=300)[0] for process in running]
     assert [process.returncode for process in running] == [2, 2], said
     assert all("no modality" in text for text in said)
     make_features(tmp_path / "f", patients=40, classes=2)
     endless = json.loads(SETTINGS.model_dump_json())
     endless["optimiser"] |= {"epochs": 10_000, "patience": 10_000}
-    with pods([*arguments, json.dumps(endless)], {}) as running:
+    with pods([*arguments, json.dumps(endless)], {}, tmp_path) as running:
         chief, other = running
         for line in chief.stdout:
             if "fitting" in line:
