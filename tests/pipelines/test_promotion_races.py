@@ -53,7 +53,7 @@ def _check(store, ended):
     assert len(winners) == 1, ended
     for number, (code, error) in ended.items():
         if number not in winners:
-            assert code == 2
+            assert code == 2, error
             assert f"racer {winners[0]}" in error or f"the champion is version {winners[0]}" in error, error
             assert error.count("\n") == 1, error
     history = Ledger.find(store.client, MODEL).read()
