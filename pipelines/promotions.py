@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from components.register.audit import History, Ledger
+from components.register.audit import History, Ledger, retried
 from components.register.evidence import version_predictions
 from components.register.gates import (
     FAILED,
@@ -235,8 +235,10 @@ def _require_model(client: MlflowClient, model: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
-        client.get_registered_model(model)
+        retried(lambda: client.get_registered_model(model))
     except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
         models = ", ".join(sorted(found.name for found in client.search_registered_models())) or "none"
         raise InputError(
             f"there is no registered model {model!r}", field="--model", remedy=f"There are: {models}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.common.tracking import STEP_TAG
+from components.register.audit import retried
 from data_schemas.errors import InputError
 from pipelines import tracking
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 _PARENT_TAG = "mlflow.parentRunId"
+_MISSING = "RESOURCE_DOES_NOT_EXIST"
 SHORTEST_PREFIX = 4
 _PAGE = 1000
 
@@ -112,8 +114,10 @@ def find_version(client: MlflowClient, name: VersionName) -> ModelVersion:
     from mlflow.exceptions import MlflowException
 
     try:
-        registered = client.get_registered_model(name.model)
+        registered = retried(lambda: client.get_registered_model(name.model))
     except MlflowException as error:
+        if error.error_code != _MISSING:
+            raise
         models = ", ".join(sorted(model.name for model in client.search_registered_models())) or "none"
         raise InputError(f"there is no registered model {name.model!r}", remedy=f"There are: {models}") from error
     aliases = {alias: str(number) for alias, number in registered.aliases.items()}
@@ -122,8 +126,10 @@ def find_version(client: MlflowClient, name: VersionName) -> ModelVersion:
         raise InputError(f"{name.model} has no alias @{name.alias}", remedy=f"There are: {known}")
     number = name.version or aliases[str(name.alias)]
     try:
-        return client.get_model_version(name.model, number)
+        return retried(lambda: client.get_model_version(name.model, number))
     except MlflowException as error:
+        if error.error_code != _MISSING:
+            raise
         numbers = sorted(int(item.version) for item in client.search_model_versions(f"name = '{name.model}'"))
         known = ", ".join(map(str, numbers[-10:])) or "none"
         raise InputError(f"{name.model} has no version {number}", remedy=f"There are: {known}") from error

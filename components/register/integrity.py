@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.register.audit import retried
 from data_schemas.errors import InputError
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ def verified_version(client: MlflowClient, name: str, version: str, recorded: di
             f"{label} has no recorded digest, so nothing tells whether its files are those that were registered",
             remedy="Run the pipeline again to register it anew",
         )
-    with _downloaded(client, client.get_model_version_download_uri(name, version), label) as folder:
+    location = retried(lambda: client.get_model_version_download_uri(name, version))
+    with _downloaded(client, location, label) as folder:
         for tag, digest in recorded.items():
             found = _FOUND[tag](folder)
             if found != digest:
