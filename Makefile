@@ -52,7 +52,7 @@ bench: setup  ## Print the figures of docs/performance.md for this machine
 bench-serve: setup  ## Measure the server on the champion of WORKSPACE against `mlflow models serve`
 	$(BIN)/python -m benchmarks.serve --workspace $(WORKSPACE)
 
-bench-scale: setup  ## Measure PATIENTS (100000) in SHARDS (1 2 4 8), project to 10 million; takes 40 minutes, 10 GB
+bench-scale: setup  ## Measure PATIENTS (100000) in SHARDS (1 2 4 8), project to 10 million; takes 40 minutes, 3 GB
 	$(BIN)/python -m benchmarks.scale --patients $(PATIENTS) --shards $(SHARDS) --folder $(WORKSPACE)/bench-scale
 
 lock:  ## Resolve the lock files anew, also those of the images (needs uv)

@@ -69,18 +69,19 @@ class Power:
         return self.factor * size**self.exponent
 
 
-def fit_power(first: tuple[float, float], second: tuple[float, float]) -> Power:
+def fit_power(first: tuple[float, float], second: tuple[float, float], lowest: float = 0.0) -> Power:
     """Lay a power law through two measurements.
 
     Args:
         first: Size and cost, above 0.
-        second: Another size and its cost.
+        second: A larger size and its cost.
+        lowest: Smallest exponent, where it is known; the law then goes through the second measurement alone.
 
     Returns:
         The cost as a function of the size.
     """
-    exponent = math.log(second[1] / first[1]) / math.log(second[0] / first[0])
-    return Power(first[1] / first[0] ** exponent, exponent)
+    exponent = max(lowest, math.log(second[1] / first[1]) / math.log(second[0] / first[0]))
+    return Power(second[1] / second[0] ** exponent, exponent)
 
 
 def largest(cost: Callable[[int], float], limit: float) -> int:
@@ -108,7 +109,7 @@ class Task:
 
     Attributes:
         name: Name of the task.
-        seconds: Wall seconds of a pod.
+        seconds: Seconds of a pod.
         memory_mb: Memory of a pod, MiB.
         shared_bytes: Bytes that every pod reads of the cohort's size.
         own_bytes: Bytes that a pod reads of its own share.

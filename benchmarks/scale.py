@@ -34,6 +34,7 @@ from pipelines.code_version import code_version, git_commit
 ROOT = Path(__file__).resolve().parent.parent
 AT_ONCE = 2
 PART = 10
+SMALLEST = 10_000
 
 
 @dataclass(frozen=True)
@@ -344,6 +345,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="stages to measure, such as shards-4 or 10000:train")
     parser.add_argument("--project", type=int, default=10_000_000, help="patients to project to")
     options = parser.parse_args()
+    if options.patients < SMALLEST:
+        parser.error(
+            f"--patients needs {SMALLEST} at least, for a fortieth is cross-validated; received {options.patients}"
+        )
     found = []
     for patients, small in ((options.patients // PART, True), (options.patients, False)):
         # 10000:train is a stage of that size, train one of both.

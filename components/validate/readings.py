@@ -71,12 +71,8 @@ def _add(tally: ReadingTally, start: int, stop: int, rows: pd.DataFrame, now: pd
     np.minimum.at(tally.low, channel[known], value[known])
     np.maximum.at(tally.high, channel[known], value[known])
     units = rows[channel >= 0].groupby(["channel", "unit"]).size().reset_index(name="rows")
-    tally.units.update(
-        {
-            (int(place), str(unit)): int(count)
-            for place, unit, count in zip(units["channel"], units["unit"], units["rows"], strict=True)
-        }
-    )
+    for place, unit, count in zip(units["channel"], units["unit"], units["rows"], strict=True):
+        tally.units[int(place), str(unit)] += int(count)
     tally.counts.update(
         UNKNOWN_PATIENT=int((patient < 0).sum()),
         OTHER_CHANNEL=int((channel < 0).sum()),

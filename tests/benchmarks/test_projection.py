@@ -42,6 +42,8 @@ def test_a_power_goes_through_both_points():
     fitted = fit_power((2_500, 3.0), (10_000, 48.0))
     assert fitted.exponent == pytest.approx(2)
     assert fitted(20_000) == pytest.approx(192)
+    at_least = fit_power((2_500, 12.0), (10_000, 48.0), 2.0)
+    assert (at_least(10_000), at_least(20_000)) == pytest.approx((48, 192))
 
 
 def test_largest_cohort_within_a_limit():

@@ -6,6 +6,8 @@ from benchmarks.projection import project
 from benchmarks.scale_report import EPOCHS, FOLDS, MEMBERS, RESAMPLES, WORD_EPOCHS, artifacts, build_tasks, print_report
 
 SIZES = (10_000, 100_000)
+# Rows that a task resamples, of the patients.
+WEIGHTS = {"compare": 0.8, "register": 0.2}
 TABULAR = {"gradient_boosting": 1.0, "random_forest": 1.2, "svm": 2.0}
 
 
@@ -38,7 +40,13 @@ def _shards(patients, count):
 
 def _repeated(stage, task, patients, repeats, field):
     processes = [
-        _process(task, patients, patients, 5 + 1e-4 * patients + 1e-6 * patients * number, 300 + 1e-2 * patients)
+        _process(
+            task,
+            patients,
+            patients,
+            5 + 1e-4 * patients + 1e-6 * patients * number,
+            300 + 1e-2 * patients + 8 * WEIGHTS.get(task, 0) * patients * number / 2**20,
+        )
         for number in repeats
     ]
     return {
@@ -113,7 +121,7 @@ def test_single_tasks_are_extrapolated_by_a_line():
 def test_epochs_and_resamples_multiply(task, repeats):
     found = _projected()[task]
     assert found.hours == pytest.approx((5 + 1000 + 10 * repeats) / 3600)
-    assert found.memory_mb == pytest.approx(300 + 100_000)
+    assert found.memory_mb == pytest.approx(300 + 100_000 + 8 * WEIGHTS.get(task, 0) * 1e7 * repeats / 2**20)
 
 
 def test_folds_cost_what_their_rows_do():
