@@ -110,11 +110,12 @@ def _people(samples: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:
 
 def _first_times(cohort: Cohort) -> pd.Series:
     """Return the time of each patient's first observation, by patient id; reads some rows at a time."""
-    with pq.ParquetFile(cohort.folder / "observations.parquet") as parquet:
-        parts = [
-            pa.Table.from_batches([batch]).group_by("patient_id").aggregate([("time", "min")])
-            for batch in parquet.iter_batches(batch_size=ROW_GROUP, columns=["patient_id", "time"])
-        ]
+    path = cohort.folder / "observations.parquet"
+    parts = []
+    if path.is_file():
+        with pq.ParquetFile(path) as parquet:
+            for batch in parquet.iter_batches(batch_size=ROW_GROUP, columns=["patient_id", "time"]):
+                parts.append(pa.Table.from_batches([batch]).group_by("patient_id").aggregate([("time", "min")]))
     schema = pa.schema([("patient_id", pa.string()), ("time_min", TIME)])
     joined = pa.concat_tables([schema.empty_table(), *(part.select(schema.names).cast(schema) for part in parts)])
     first = joined.group_by("patient_id").aggregate([("time_min", "min")]).to_pandas()
