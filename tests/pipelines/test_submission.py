@@ -429,7 +429,8 @@ def test_a_small_terminal_is_redrawn_and_in_the_end_shows_all_steps_and_both_lin
     assert result.exit_code == 0, result.output
     (parent,) = _parents(tracking_uri)
     frames = screen.frames(result.stdout)
-    assert len(frames) > 5
+    # One is drawn over another at least; how many more depends on how fast the machine is.
+    assert len(frames) > 2
     # What is taller than the terminal can't be drawn over, and what is wider is broken into two lines. Above the first
     # frame stands what was printed before.
     assert max(len(frame) for frame in frames[1:-1]) < height
