@@ -40,6 +40,9 @@ FIRST_HASH = "0" * 64
 # MLflow cuts longer values without a word.
 _VALUE_LIMIT = 6000
 _ATTEMPTS = 8
+# MLflow looks whether a tag or alias is there, then inserts it: two processes at once may both insert.
+_CLASHES = ("IntegrityError", "UniqueViolation")
+_SET_TABLES = ("model_version_tags", "registered_model_aliases")
 
 Action = Literal["register", "promote", "rollback", "outside"]
 T = TypeVar("T")
@@ -375,4 +378,7 @@ def retried(call: Callable[[], T]) -> T:
 
 
 def _busy(error: MlflowException) -> bool:
-    return error.error_code == "TEMPORARILY_UNAVAILABLE" or "database is locked" in str(error)
+    """Whether a repetition may succeed: the database was locked, or another process set the same tag or alias first."""
+    text = str(error)
+    clash = any(kind in text for kind in _CLASHES) and any(table in text for table in _SET_TABLES)
+    return clash or error.error_code == "TEMPORARILY_UNAVAILABLE" or "database is locked" in text

@@ -302,6 +302,8 @@ def test_a_busy_database_is_tried_again(monkeypatch):
 
     busy = MlflowException("database is locked")
     assert audit._busy(busy)
+    assert audit._busy(MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: model_version_tags.key"))
+    assert not audit._busy(MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: experiments.name"))
     with pytest.raises(MlflowException, match="no such"):
         audit.retried(lambda: (_ for _ in ()).throw(MlflowException("no such run")))
     answers = iter([busy, busy, "done"])
