@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from components.register.audit import History, Ledger, retried
+from components.register.audit import History, Ledger
 from components.register.evidence import version_predictions
 from components.register.gates import (
     FAILED,
@@ -33,7 +33,7 @@ from components.register.promotion import (
 from components.register.register import evidence_of
 from components.register.settings import GateSettings
 from data_schemas.errors import InputError
-from pipelines.registry import find_version, parse_version
+from pipelines.registry import find_model, find_version, parse_version
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -217,7 +217,7 @@ def roll_back_champion(client: MlflowClient, *, model: str, by: str, reason: str
         InputError: There is no previous champion, its files changed, or the champion was moved meanwhile.
     """
     _check_words({"--by": by, "--reason": reason})
-    _require_model(client, model)
+    find_model(client, model, "--model")
     ledger = Ledger.open(client, model)
     history, notes = synchronise(ledger)
     seen = history.aliases
@@ -229,20 +229,6 @@ def roll_back_champion(client: MlflowClient, *, model: str, by: str, reason: str
     _, evidence = _verified_evidence(client, history, version)
     outcome = roll_back(ledger, seen, by=by, reason=reason, evidence=evidence)
     return Promotion(model, seen[PREVIOUS], Outcome(outcome.entry, [*notes, *outcome.notes]))
-
-
-def _require_model(client: MlflowClient, model: str) -> None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        retried(lambda: client.get_registered_model(model))
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        models = ", ".join(sorted(found.name for found in client.search_registered_models())) or "none"
-        raise InputError(
-            f"there is no registered model {model!r}", field="--model", remedy=f"There are: {models}"
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -294,7 +280,7 @@ def tell_history(client: MlflowClient, model: str, expected: str | None = None) 
         raise InputError(
             f"{expected!r} is no digest", field="--head", remedy="Give the 64 digits that promote printed, 16 at least"
         )
-    _require_model(client, model)
+    find_model(client, model, "--model")
     ledger = Ledger.find(client, model)
     aliases = current_aliases(client, model)
     if ledger is None:

@@ -16,7 +16,7 @@ from pipelines import tracking
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 _PARENT_TAG = "mlflow.parentRunId"
 _MISSING = "RESOURCE_DOES_NOT_EXIST"
@@ -98,6 +98,33 @@ def parse_version(text: str, model: str) -> VersionName | None:
     return VersionName(found["model"] or model, None, found["alias"]) if found else None
 
 
+def find_model(client: MlflowClient, model: str, field: str | None = None) -> RegisteredModel:
+    """Return a registered model.
+
+    Args:
+        client: MLflow client.
+        model: Its name.
+        field: Option that gave the name, for the message.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: There is no such model; names those that there are.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return retried(lambda: client.get_registered_model(model))
+    except MlflowException as error:
+        if error.error_code != _MISSING:
+            raise
+        models = ", ".join(sorted(found.name for found in client.search_registered_models())) or "none"
+        raise InputError(
+            f"there is no registered model {model!r}", field=field, remedy=f"There are: {models}"
+        ) from error
+
+
 def find_version(client: MlflowClient, name: VersionName) -> ModelVersion:
     """Return a registered version.
 
@@ -113,13 +140,7 @@ def find_version(client: MlflowClient, name: VersionName) -> ModelVersion:
     """
     from mlflow.exceptions import MlflowException
 
-    try:
-        registered = retried(lambda: client.get_registered_model(name.model))
-    except MlflowException as error:
-        if error.error_code != _MISSING:
-            raise
-        models = ", ".join(sorted(model.name for model in client.search_registered_models())) or "none"
-        raise InputError(f"there is no registered model {name.model!r}", remedy=f"There are: {models}") from error
+    registered = find_model(client, name.model)
     aliases = {alias: str(number) for alias, number in registered.aliases.items()}
     if name.alias is not None and name.alias not in aliases:
         known = ", ".join(f"@{alias}" for alias in sorted(aliases)) or "none"

@@ -513,3 +513,16 @@ def test_stores_of_two_folders_do_not_mix(two_versions, vitalfuse, tmp_path):
     vitalfuse("promote", "2", "--to", "champion", "--workspace", str(other.folder), *WHO)
     assert other.aliases()["champion"] == "2"
     assert two_versions.aliases()["champion"] == "1"
+
+
+def test_a_failure_of_the_store_does_not_pass_for_a_missing_model(two_versions, monkeypatch):
+    from mlflow.exceptions import MlflowException
+
+    from pipelines.registry import find_model
+
+    def failing(name):
+        raise MlflowException("the disk is full")
+
+    monkeypatch.setattr(two_versions.client, "get_registered_model", failing)
+    with pytest.raises(MlflowException, match="disk is full"):
+        find_model(two_versions.client, MODEL)
