@@ -145,8 +145,8 @@ def _by_repeats(found: Entries, task: str, field: str, repeats: str) -> Linear:
 
 
 def _weights_mb(patients: float, resamples: float, share: float) -> float:
-    """Return the MiB of the weights of all resamples: 8 bytes a resample and row."""
-    return 8 * share * patients * resamples / 2**20
+    """Return the MiB of the weights of all resamples: a byte a resample and row."""
+    return share * patients * resamples / 2**20
 
 
 def _beside_weights(found: Entries, task: str, share: float) -> Linear:

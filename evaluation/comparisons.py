@@ -122,7 +122,7 @@ def compare_pair(
     Args:
         candidate: Rows of the candidate.
         baseline: Rows of the baseline.
-        weights: float ``[resamples, n]`` from ``intervals.bootstrap_weights``.
+        weights: int or float ``[resamples, n]`` from ``intervals.bootstrap_weights``.
         name: Name of the baseline.
         confidence: Share of the resamples inside the intervals.
 

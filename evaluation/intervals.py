@@ -56,7 +56,7 @@ def bootstrap_weights(
         seed: Seed of the random numbers.
 
     Returns:
-        float64 ``[resamples, n]``: how often each row was drawn.
+        uint8 ``[resamples, n]``: how often each row was drawn.
 
     Raises:
         ValueError: There are no rows or no resamples.
@@ -66,7 +66,8 @@ def bootstrap_weights(
     random = np.random.default_rng(seed)
     _, first, patient = np.unique(groups, return_index=True, return_inverse=True)
     strata = labels[first]
-    counts = np.zeros((resamples, len(first)))
+    # A byte each, for there are many; a patient is drawn once on average, and never 256 times.
+    counts = np.zeros((resamples, len(first)), dtype=np.uint8)
     for stratum in np.unique(strata):
         members = np.flatnonzero(strata == stratum)
         # Some resamples at a time, or the numbers that are drawn would take more memory than their counts.
@@ -104,7 +105,7 @@ def bootstrap_intervals(
 
     Args:
         predicted: Rows of one model.
-        weights: float ``[resamples, n]`` from ``bootstrap_weights``.
+        weights: int or float ``[resamples, n]`` from ``bootstrap_weights``.
         confidence: Share of the resamples inside.
 
     Returns:

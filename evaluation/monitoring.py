@@ -9,7 +9,7 @@ import numpy as np
 from data_schemas.reference import AnswersReference, Figure
 from evaluation.intervals import bootstrap_weights, percentile_interval
 from evaluation.metrics import score
-from evaluation.resampled import resampled_scores
+from evaluation.resampled import resampled_scores, weighted_mean
 from evaluation.rows import PredictedRows
 
 SCORES = ("macro_auc", "calibration_error", "coverage")
@@ -36,7 +36,7 @@ def score_answers(
     if sets is not None:
         covered = sets[np.arange(len(predicted)), predicted.labels].astype(np.float64)
         values["coverage"] = float(covered.mean())
-        resampled["coverage"] = weights @ covered / weights.sum(axis=1)
+        resampled["coverage"] = weighted_mean(covered, weights)
     return {name: _figure(value, resampled[name], confidence) for name, value in values.items()}
 
 

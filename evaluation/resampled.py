@@ -22,19 +22,18 @@ def resampled_scores(
 
     Args:
         predicted: Rows of one model.
-        weights: float or int ``[resamples, n]``, how often each row was drawn.
+        weights: int or float ``[resamples, n]``, how often each row was drawn.
 
     Returns:
         Overall metrics, each float64 ``[resamples]``, and metrics by class, each float64 ``[resamples, classes]``,
         with the names of ``metrics.OVERALL_METRICS`` and ``metrics.CLASS_METRICS``; NaN where undefined.
     """
-    weights = np.asarray(weights, dtype=np.float64)
     confusion = confusion_matrices(predicted, weights)
     by_class = {"auc": auc_by_class(predicted, weights)} | _class_metrics(confusion)
     overall = _overall_metrics(confusion) | {
         "macro_auc": _nan_mean(by_class["auc"]),
-        "log_loss": _weighted_mean(_log_losses(predicted), weights),
-        "brier": _weighted_mean(brier_scores(predicted.labels, predicted.probabilities), weights),
+        "log_loss": weighted_mean(_log_losses(predicted), weights),
+        "brier": weighted_mean(brier_scores(predicted.labels, predicted.probabilities), weights),
         "calibration_error": _calibration_errors(predicted, weights),
     }
     return overall, by_class
@@ -48,7 +47,7 @@ def rank_auc(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.n
     Args:
         truth: Bool ``[n]``.
         scores: float ``[n]``.
-        weights: float ``[resamples, n]``, not negative.
+        weights: int or float ``[resamples, n]``, not negative.
 
     Returns:
         float64 ``[resamples]`` in [0, 1]; NaN for a resample without a positive or without a negative.
@@ -74,7 +73,7 @@ def auc_by_class(predicted: PredictedRows, weights: np.ndarray) -> np.ndarray:
 
     Args:
         predicted: Rows of one model.
-        weights: float ``[resamples, n]``.
+        weights: int or float ``[resamples, n]``.
 
     Returns:
         float64 ``[resamples, classes]``; NaN where a class has no row or all rows.
@@ -90,7 +89,7 @@ def macro_auc(predicted: PredictedRows, weights: np.ndarray) -> np.ndarray:
 
     Args:
         predicted: Rows of one model.
-        weights: float ``[resamples, n]``.
+        weights: int or float ``[resamples, n]``.
 
     Returns:
         float64 ``[resamples]``.
@@ -103,12 +102,12 @@ def accuracy(predicted: PredictedRows, weights: np.ndarray) -> np.ndarray:
 
     Args:
         predicted: Rows of one model.
-        weights: float ``[resamples, n]``.
+        weights: int or float ``[resamples, n]``.
 
     Returns:
         float64 ``[resamples]``.
     """
-    return _weighted_mean((predicted.predicted == predicted.labels).astype(np.float64), weights)
+    return weighted_mean((predicted.predicted == predicted.labels).astype(np.float64), weights)
 
 
 def macro_precision(predicted: PredictedRows, weights: np.ndarray) -> np.ndarray:
@@ -116,7 +115,7 @@ def macro_precision(predicted: PredictedRows, weights: np.ndarray) -> np.ndarray
 
     Args:
         predicted: Rows of one model.
-        weights: float ``[resamples, n]``.
+        weights: int or float ``[resamples, n]``.
 
     Returns:
         float64 ``[resamples]``.
@@ -124,12 +123,25 @@ def macro_precision(predicted: PredictedRows, weights: np.ndarray) -> np.ndarray
     return _overall_metrics(confusion_matrices(predicted, weights))["macro_precision"]
 
 
+def weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the mean of every resample.
+
+    Args:
+        values: float ``[n]``.
+        weights: int or float ``[resamples, n]``.
+
+    Returns:
+        float64 ``[resamples]``.
+    """
+    return _weighted_sums(values, weights) / weights.sum(axis=1)
+
+
 def confusion_matrices(predicted: PredictedRows, weights: np.ndarray) -> np.ndarray:
     """Return the confusion matrix of every resample.
 
     Args:
         predicted: Rows of one model.
-        weights: float ``[resamples, n]``.
+        weights: int or float ``[resamples, n]``.
 
     Returns:
         float64 ``[resamples, classes, classes]``, true class by row and predicted class by column.
@@ -138,7 +150,7 @@ def confusion_matrices(predicted: PredictedRows, weights: np.ndarray) -> np.ndar
     cell = predicted.labels * classes + predicted.predicted
     indicator = np.zeros((len(predicted), classes * classes))
     indicator[np.arange(len(predicted)), cell] = 1
-    return (weights @ indicator).reshape(-1, classes, classes)
+    return _weighted_sums(indicator, weights).reshape(-1, classes, classes)
 
 
 def _class_metrics(confusion: np.ndarray) -> dict[str, np.ndarray]:
@@ -198,11 +210,14 @@ def _log_losses(predicted: PredictedRows) -> np.ndarray:
 def _calibration_errors(predicted: PredictedRows, weights: np.ndarray) -> np.ndarray:
     place = np.eye(DEFAULT_BINS)[confidence_bins(predicted.probabilities)]
     gap = (predicted.predicted == predicted.labels) - predicted.probabilities.max(axis=1)
-    return np.abs(weights @ (place * gap[:, None])).sum(axis=1) / weights.sum(axis=1)
+    return np.abs(_weighted_sums(place * gap[:, None], weights)).sum(axis=1) / weights.sum(axis=1)
 
 
-def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return weights @ values / weights.sum(axis=1)
+def _weighted_sums(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Sums over the rows of every resample; the weights become floats some resamples at a time."""
+    chunk = max(1, _CHUNK_CELLS // len(values))
+    parts = [weights[begin : begin + chunk].astype(np.float64) @ values for begin in range(0, len(weights), chunk)]
+    return np.concatenate(parts)
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray, empty: float = np.nan) -> np.ndarray:

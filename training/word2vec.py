@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -31,7 +32,8 @@ def fit_embedding(texts: Sequence[str], settings: WordEmbeddingSettings) -> Text
     Returns:
         The embedding; padding and unknown only where no word is in the notes of ``min_patients`` patients.
     """
-    sentences = [words for words in map(tokenize, texts) if words]
+    # Else every occurrence of a word would be a string of its own.
+    sentences = [[sys.intern(word) for word in words] for words in map(tokenize, texts) if words]
     model = Word2Vec(
         vector_size=settings.dimensions,
         window=settings.window,

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from components.common.files import atomic_folder
 from components.common.result import StepResult, ignore_progress
 from components.embed_text.settings import EmbedTextSettings
@@ -39,7 +37,7 @@ def embed_notes(
     embedding = fit_embedding(notes, settings)
     with atomic_folder(output) as folder:
         embedding.save(folder)
-    words = [len(tokenize(note)) for note in notes]
+    words, unknown = _count_words(notes, embedding)
     warnings = []
     if not notes:
         warnings.append("No training patient has a note: the models run without text.")
@@ -48,9 +46,9 @@ def embed_notes(
     return StepResult(
         metrics={
             "notes": float(len(notes)),
-            "words": float(sum(words)),
+            "words": float(words),
             "vocabulary": float(len(embedding.vocabulary)),
-            "unknown_share": _unknown_share(notes, embedding, max(words, default=1)),
+            "unknown_share": unknown / max(words, 1),
         },
         params={f"words.{name}": value for name, value in settings.model_dump().items()},
         artifacts={"embedding": output},
@@ -58,7 +56,11 @@ def embed_notes(
     )
 
 
-def _unknown_share(notes: list[str], embedding: TextEmbedding, length: int) -> float:
-    numbers = embedding.encode(notes, max(length, 1))
-    known, unknown = int(np.sum(numbers > UNKNOWN)), int(np.sum(numbers == UNKNOWN))
-    return unknown / max(known + unknown, 1)
+def _count_words(notes: list[str], embedding: TextEmbedding) -> tuple[int, int]:
+    """All words, and those that are not in the vocabulary; note by note, for there may be millions."""
+    words = unknown = 0
+    for note in notes:
+        tokens = tokenize(note)
+        words += len(tokens)
+        unknown += sum(token not in embedding.numbers for token in tokens)
+    return words, unknown

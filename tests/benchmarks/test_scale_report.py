@@ -45,7 +45,7 @@ def _repeated(stage, task, patients, repeats, field):
             patients,
             patients,
             5 + 1e-4 * patients + 1e-6 * patients * number,
-            300 + 1e-2 * patients + 8 * WEIGHTS.get(task, 0) * patients * number / 2**20,
+            300 + 1e-2 * patients + WEIGHTS.get(task, 0) * patients * number / 2**20,
         )
         for number in repeats
     ]
@@ -121,7 +121,7 @@ def test_single_tasks_are_extrapolated_by_a_line():
 def test_epochs_and_resamples_multiply(task, repeats):
     found = _projected()[task]
     assert found.hours == pytest.approx((5 + 1000 + 10 * repeats) / 3600)
-    assert found.memory_mb == pytest.approx(300 + 100_000 + 8 * WEIGHTS.get(task, 0) * 1e7 * repeats / 2**20)
+    assert found.memory_mb == pytest.approx(300 + 100_000 + WEIGHTS.get(task, 0) * 1e7 * repeats / 2**20)
 
 
 def test_folds_cost_what_their_rows_do():

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
+from evaluation.intervals import bootstrap_weights
 from evaluation.metrics import CLASS_METRICS, OVERALL_METRICS, score
 from evaluation.resampled import rank_auc, resampled_scores
 from tests.evaluation.conftest import make_rows, random_rows
@@ -39,7 +40,7 @@ def test_rank_auc_equals_scikit_learn_on_the_rows_as_often_as_drawn(case):
 def test_every_resampled_metric_equals_the_point_estimate_of_the_drawn_rows(classes, seed):
     rows = random_rows(40, classes, seed=seed)
     random = np.random.default_rng(seed)
-    weights = random.integers(0, 3, size=(3, 40)).astype(float)
+    weights = random.integers(0, 3, size=(3, 40), dtype=np.uint8)
     overall, by_class = resampled_scores(rows, weights)
     for r, weight in enumerate(weights):
         drawn = rows.select(np.repeat(np.arange(40), weight.astype(int)))
@@ -60,3 +61,17 @@ def test_degenerate_rows_agree_with_the_point_estimates():
             assert overall[name][0] == pytest.approx(expected.overall[name], nan_ok=True), name
         for name in CLASS_METRICS:
             np.testing.assert_allclose(by_class[name][0], expected.by_class[name], err_msg=name)
+
+
+def test_resamples_taken_some_at_a_time_give_the_same(monkeypatch):
+    rows = random_rows(40, 3, seed=1)
+    weights = bootstrap_weights(rows.labels, rows.groups, resamples=7, seed=2)
+    assert weights.dtype == np.uint8
+    whole, whole_by_class = resampled_scores(rows, weights.astype(float))
+    for cells in (1, 80, 130):
+        monkeypatch.setattr("evaluation.resampled._CHUNK_CELLS", cells)
+        overall, by_class = resampled_scores(rows, weights)
+        for expected, found in ((whole, overall), (whole_by_class, by_class)):
+            assert found.keys() == expected.keys()
+            for name, values in expected.items():
+                np.testing.assert_allclose(found[name], values, rtol=1e-12, err_msg=name)
