@@ -1,6 +1,7 @@
 """The built images: what is in them, and each one's steps by KFP's own command, as a locked-down pod runs them."""
 
 import json
+import os
 from importlib import import_module, metadata
 from pathlib import Path
 
@@ -39,6 +40,12 @@ OUTPUTS = {
     "embed_text": "embedding",
     "train": "model",
 }
+
+
+def _lock(image):
+    """The image `train` is built with CUDA where `VARIANT` says so, as for `make images`."""
+    variant = os.environ.get("VARIANT", "cpu")
+    return LOCKS / f"image-{image}{'-cuda' if (image, variant) == ('train', 'cuda') else ''}.txt"
 
 
 def _component(step):
@@ -205,7 +212,7 @@ def test_the_list_of_what_is_inside_is_complete(built, image):
     code, output = built.run(image, ["cat", "/usr/share/vitalfuse/sbom.cdx.json"])
     assert code == 0
     listed = {(_canonical(item["name"]), item["version"]) for item in json.loads(output)["components"]}
-    locked = [line.partition("==") for line in (LOCKS / f"image-{image}.txt").read_text().splitlines()]
+    locked = [line.partition("==") for line in _lock(image).read_text().splitlines()]
     assert {(_canonical(name), version) for name, _, version in locked} <= listed
     assert ("vitalfuse", metadata.version("vitalfuse")) in listed
     _, packages = built.run(image, ["dpkg-query", "--show", "--showformat=${Package} ${Version}\n"])
@@ -224,6 +231,13 @@ def test_an_image_has_its_bytecode(built, image):
     )
     exit_code, output = built.run(image, ["python3", "-c", code])
     assert exit_code == 0, output
+
+
+def test_the_train_image_has_the_tensorflow_of_its_variant(built):
+    code, output = built.run(
+        "train", ["python3", "-c", "import tensorflow as tf; print('built with CUDA:', tf.test.is_built_with_cuda())"]
+    )
+    assert code == 0 and f"built with CUDA: {os.environ.get('VARIANT') == 'cuda'}" in output
 
 
 def test_the_validate_image_has_a_glibc_for_tfdv(built):
