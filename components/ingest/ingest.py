@@ -28,7 +28,7 @@ from components.ingest.locations import FileGroup, SourceFiles, one_file, source
 from components.ingest.merge import merge_parts
 from components.ingest.parts import PIXELS_FILE, CohortPart, ListedSource, PartFacts, open_part, write_part
 from components.ingest.patient_shard import PatientShard
-from components.ingest.pseudonyms import pseudonyms
+from components.ingest.pseudonyms import listing_digest, pseudonyms
 from components.ingest.readers import OpenSource, list_patients, open_source, read_source
 from components.ingest.rejections import Rejections
 from components.ingest.settings import IngestSettings
@@ -122,7 +122,8 @@ def merge_shards(
         What ``ingest_sources`` returns.
 
     Raises:
-        InputError: A channel is never measured, or the cohort is empty or has a single class.
+        InputError: The sources changed between shards, a channel is never measured, or the cohort is empty or has a
+            single class.
         ValueError: The parts are not those of all shards.
     """
     opened = [open_part(part) for part in parts]
@@ -137,6 +138,7 @@ def _read_part(
     catalogue = load_catalogue()
     _check_channels(settings, catalogue)
     rejections = Rejections(settings.on_bad_row)
+    listing = source_digest(settings)
     with ExitStack() as stack:
         sources = [open_source(source, stack) for source in settings.sources]
         label_file = one_file(settings.labels.file, stack) if settings.labels else None
@@ -160,6 +162,8 @@ def _read_part(
         facts |= {
             "number": shard.number,
             "count": shard.count,
+            "source_digest": listing,
+            "patient_digest": listing_digest(patient_shard.listed, pseudonym_key),
             "offered": list(cleaned.offered),
             "measured": sorted(str(name) for name in cohort["observations"]["channel"].unique()),
             "corrected": cleaned.corrected,

@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from components.common.arrays import ArrayWriter
+from components.common.environment import PSEUDONYM_KEY
 from components.common.files import atomic_folder
 from components.common.result import StepResult
 from components.ingest.clean import channels_in_order
@@ -45,8 +46,10 @@ def merge_parts(
         Counts, rejected rows by reason, corrections and annotator agreement.
 
     Raises:
-        InputError: A channel is never measured, or the cohort is empty or has a single class.
+        InputError: The sources changed between shards, a channel is never measured, or the cohort is empty or has a
+            single class.
     """
+    _check_same_sources(parts)
     rejected = _rejected(parts)
     patients = [part.table("patients") for part in parts]
     classes = _classes(parts, rejected)
@@ -132,6 +135,22 @@ def _empty(rejected: pd.DataFrame) -> InputError:
     reasons = rejected["reason"].value_counts()
     why = f"; most rows were rejected because: {reasons.index[0]}" if len(reasons) else ""
     return InputError(f"give an empty cohort{why}", file="sources", remedy="Check sources, labels and channels")
+
+
+def _check_same_sources(parts: list[CohortPart]) -> None:
+    """Refuse parts that divide different lists of patients: some patients would be in two of them or in none."""
+    if len({part.facts.source_digest for part in parts}) > 1:
+        raise InputError(
+            "changed after the first shards were read, so the parts don't belong together",
+            file="sources",
+            remedy="Start a new run; a repetition keeps the parts of the finished shards",
+        )
+    if len({part.facts.patient_digest for part in parts}) > 1:
+        raise InputError(
+            "the shards had different secret keys, or found different patients",
+            field=PSEUDONYM_KEY,
+            remedy="Set the key that finished shards had, or start a new run without their cached results",
+        )
 
 
 def _check_pseudonyms(patients: list[pa.Table]) -> None:

@@ -54,6 +54,8 @@ class PartFacts(BaseModel):
     Attributes:
         number: Number of the shard.
         count: How many shards there are.
+        source_digest: Digest of the sources' listing as the shard found it.
+        patient_digest: Keyed digest of all patients' keys in their order, which also tells of the key of the pseudonyms.
         declared_classes: Class names that settings or sources declare.
         found_labels: Distinct labels of the part's rows, also those of unknown patients.
         has_labels: Whether there was any row of labels.
@@ -71,6 +73,8 @@ class PartFacts(BaseModel):
 
     number: int
     count: int
+    source_digest: str
+    patient_digest: str
     declared_classes: list[str] | None
     found_labels: list[str]
     has_labels: bool

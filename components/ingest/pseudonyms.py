@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+from collections.abc import Iterable
 
 import pandas as pd
 
@@ -46,3 +47,19 @@ def pseudonyms(keys: pd.Series, secret: bytes) -> pd.Series:
         Pseudonyms with the same index.
     """
     return keys.map(lambda key: hmac.digest(secret, str(key).encode(), hashlib.sha256).hex()[:PSEUDONYM_LENGTH])
+
+
+def listing_digest(keys: Iterable[object], secret: bytes) -> str:
+    """Return a digest of patient keys in their order: HMAC-SHA256, so that nobody without the key can try lists.
+
+    Args:
+        keys: The source's patient keys.
+        secret: The secret key.
+
+    Returns:
+        64 hexadecimal characters; another for another secret key.
+    """
+    digest = hmac.new(secret, digestmod=hashlib.sha256)
+    for key in keys:
+        digest.update(str(key).encode() + b"\0")
+    return digest.hexdigest()

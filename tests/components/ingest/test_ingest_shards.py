@@ -328,6 +328,29 @@ def test_parts_of_other_shards_are_refused(export, tmp_path):
         merge_shards([tmp_path / "1-of-2", tmp_path / "2-of-2"], tmp_path / "cohort", section)
 
 
+def test_parts_of_a_source_that_changed_meanwhile_are_refused(export, tmp_path):
+    section = IngestSettings.model_validate({"name": "x", "sources": [_export(export)]})
+    first, second = tmp_path / "1-of-2", tmp_path / "2-of-2"
+    ingest_shard(first, section, Shard(1, 2), pseudonym_key=KEY)
+    # Two patients more: without a check, the last one of the first half would be in no part.
+    path = export / "patients.csv"
+    rows = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(rows) + "".join(row.replace("m", "n", 1) for row in rows[1:3]))
+    ingest_shard(second, section, Shard(2, 2), pseudonym_key=KEY)
+    with pytest.raises(InputError, match=r"changed after the first shards were read.*Start a new run"):
+        merge_shards([first, second], tmp_path / "cohort", section)
+    assert not (tmp_path / "cohort").exists()
+
+
+def test_parts_under_different_secret_keys_are_refused(export, tmp_path):
+    section = IngestSettings.model_validate({"name": "x", "sources": [_export(export)]})
+    parts = [tmp_path / "1-of-2", tmp_path / "2-of-2"]
+    for number, (part, key) in enumerate(zip(parts, (KEY, KEY[::-1]), strict=True), start=1):
+        ingest_shard(part, section, Shard(number, 2), pseudonym_key=key)
+    with pytest.raises(InputError, match="the shards had different secret keys"):
+        merge_shards(parts, tmp_path / "cohort", section)
+
+
 DATA = Path("../shared/data")
 
 
