@@ -115,7 +115,7 @@ class Task:
         own_bytes: Bytes that a pod reads of its own share.
         written_bytes: Bytes that a pod writes.
         sharded: Whether there is a pod for each shard; else one.
-        copies: Pods beside each other that take the whole, such as one for each model.
+        alternative: Whether it stands for another task of the list, and so is not added to the sum.
     """
 
     name: str
@@ -125,7 +125,7 @@ class Task:
     own_bytes: Callable[[float], float]
     written_bytes: Callable[[float], float]
     sharded: bool = False
-    copies: int = 1
+    alternative: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def project(task: Task, patients: int, shards: int, at_once: int) -> Projected:
     Returns:
         The task on that cohort.
     """
-    pods = shards if task.sharded else task.copies
+    pods = shards if task.sharded else 1
     own = patients / shards if task.sharded else patients
     seconds = task.seconds(patients, own)
     rounds = math.ceil(pods / at_once) if task.sharded else 1

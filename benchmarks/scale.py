@@ -279,7 +279,7 @@ def _in_turn(size: Size, calls: list[Call]) -> list[dict[str, Any]]:
     return [entry for call in calls for entry in size.run([call])]
 
 
-# What a stage runs, and the steps whose code it measures.
+# What a stage runs, and the steps whose code its figures depend on: those that it measures and those before them.
 Stage = tuple[Callable[[Size], dict[str, Any]], list[str]]
 
 
@@ -290,22 +290,38 @@ def stages(shards: list[int], small: bool) -> dict[str, Stage]:
         shards: Numbers of shards.
         small: Whether it is the tenth of the cohort: epochs and tabular models are measured there.
     """
+    epochs = [2, 6] if small else [1], [1, 5] if small else [1]
+    resamples = [100, 1000] if small else [100]
+    prepared = ["ingest", "preprocess"]
+    trained = [*prepared, "embed_text", "train"]
     found: dict[str, Stage] = {"source": (source_stage, [])}
     for count in shards:
-        found[f"shards-{count}"] = (partial(shards_stage, count=count), ["ingest", "preprocess"])
-    found["validate"] = (lambda size: validate_stage(size, "in_memory", 1), ["validate"])
-    if not small:
-        found["validate-beam"] = (lambda size: validate_stage(size, "DirectRunner", 2), ["validate"])
-    found["text"] = (lambda size: text_stage(size, [2, 6] if small else [1]), ["embed_text"])
-    found["train"] = (lambda size: train_stage(size, [1, 5] if small else [1]), ["train"])
+        found[f"shards-{count}"] = (partial(shards_stage, count=count), prepared)
+    found["validate"] = (lambda size: validate_stage(size, "in_memory", 1), ["ingest", "validate"])
+    found["validate-beam"] = (lambda size: validate_stage(size, "DirectRunner", 2), ["ingest", "validate"])
+    found["text"] = (lambda size: text_stage(size, epochs[0]), [*prepared, "embed_text"])
+    found["train"] = (lambda size: train_stage(size, epochs[1]), trained)
     if small:
         found["tabular"] = (
             lambda size: tabular_stage(size, [size.patients // 4, size.patients]),
-            ["cross_validate"],
+            [*prepared, "cross_validate"],
         )
-    found["compare"] = (lambda size: compare_stage(size, [100, 1000] if small else [100]), ["compare"])
-    found["register"] = (lambda size: register_stage(size, [100, 1000] if small else [100]), ["register"])
+    found["compare"] = (lambda size: compare_stage(size, resamples), [*trained, "validate", "compare"])
+    found["register"] = (lambda size: register_stage(size, resamples), [*trained, "validate", "compare", "register"])
     return found
+
+
+def _versions(steps: list[str]) -> list[str]:
+    """Return what a stage's figures depend on: the code of the steps, and of the measurement itself.
+
+    The source is kept when the code changes, but not when it is to hold something else.
+    """
+    if not steps:
+        return [repr(CONTENT)]
+    own = hashlib.sha256()
+    for name in ("processes.py", "scale.py", "scale_tasks.py"):
+        own.update(Path(__file__).with_name(name).read_bytes())
+    return [repr(CONTENT), own.hexdigest(), *(code_version(step) for step in steps)]
 
 
 def measure(size: Size, shards: list[int], small: bool, only: list[str] | None) -> list[dict[str, Any]]:
@@ -323,8 +339,7 @@ def measure(size: Size, shards: list[int], small: bool, only: list[str] | None) 
     known = []
     for name, (run, steps) in stages(shards, small).items():
         path = size.results / f"{name}.json"
-        # The source is kept when the code changes, but not when it is to hold something else.
-        code = [code_version(step) for step in steps] or [repr(CONTENT)]
+        code = _versions(steps)
         entry = json.loads(path.read_text()) if path.is_file() else None
         if entry is None or entry["code"] != code:
             if only is not None and name not in only:
@@ -354,7 +369,8 @@ def main() -> None:
         # 10000:train is a stage of that size, train one of both.
         wanted = options.only and [name.removeprefix(f"{patients}:") for name in options.only]
         found += measure(Size(options.folder.absolute(), patients), options.shards, small, wanted)
-    print(f"Machine: {machine()}\n")
+    print(f"Machine: {machine()}")
+    print(f"Commits: {', '.join(sorted({entry['commit'] for entry in found}))}\n")
     print_report(found, options.project)
     shards = [entry for entry in found if entry["stage"].startswith("shards-")]
     for patients in {entry["patients"] for entry in shards}:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.projection import Linear, Task, fit_linear, fit_power, largest, project
+from benchmarks.projection import MOST_PATIENTS, Linear, Task, fit_linear, fit_power, largest, project
 
 # Few large shards, for every shard reads the lists of all patients and Kubeflow Pipelines tires of many iterations.
 PATIENTS_A_SHARD = 100_000
@@ -23,9 +23,6 @@ TABULAR = ("gradient_boosting", "random_forest", "svm")
 # What is fixed in a fit hides its growth at 10,000 rows: trees look at every row, and scikit-learn documents the fit of
 # a support vector machine as quadratic at least.
 LOWEST_EXPONENT = {"gradient_boosting": 1.0, "random_forest": 1.0, "svm": 2.0}
-# The networks of ``MODEL_NAMES`` that are not the candidate; their fits were not measured.
-OTHER_NETWORKS = 4
-
 Entries = list[dict[str, Any]]
 
 
@@ -201,6 +198,7 @@ def build_tasks(found: Entries) -> list[Task]:
     Raises:
         KeyError: A task is not measured.
     """
+    beam = [entry for entry in found if entry["stage"] == "validate-beam"]
     found = [entry for entry in found if entry["stage"] != "validate-beam"]
     sizes = artifacts(found)
     cohort, features, predictions = sizes["cohort"], sizes["features"], sizes["predictions of 8 models"]
@@ -218,9 +216,11 @@ def build_tasks(found: Entries) -> list[Task]:
         memory: Callable[[float], float],
         read: Callable[[float], float],
         written: Callable[[float], float] = _nothing,
-        copies: int = 1,
+        alternative: bool = False,
     ) -> Task:
-        return Task(name, lambda n, _: seconds(n), lambda n, _: memory(n), read, _nothing, written, copies=copies)
+        return Task(
+            name, lambda n, _: seconds(n), lambda n, _: memory(n), read, _nothing, written, alternative=alternative
+        )
 
     def whole(name: str, read: Callable[[float], float], written: Callable[[float], float] = _nothing) -> Task:
         return single(name, _by_size(found, name, SECONDS), _by_size(found, name, "memory_mb"), read, written)
@@ -234,13 +234,14 @@ def build_tasks(found: Entries) -> list[Task]:
         memory = _beside_weights(found, name, share)
         return single(name, lambda n: seconds(n, n * number), lambda n: memory(n) + _weights_mb(n, number, share), read)
 
+    text = repeated("embed_text", "epochs", WORD_EPOCHS, features)
     train = repeated("train", "epochs", MEMBERS * EPOCHS, features)
-    # A fold fits on four fifths of the rows that train has.
-    share = FOLDS * (1 - 1 / FOLDS)
+    # A fold fits on four fifths of the rows that train has, first the word vectors and then the network.
+    rows = 1 - 1 / FOLDS
     candidate = single(
         "cross_validate[cnn_lstm_attention]",
-        lambda n: share * train.seconds(n, n),
-        lambda n: train.memory_mb(n, n),
+        lambda n: FOLDS * rows * (text.seconds(n, n) + train.seconds(n, n)),
+        lambda n: max(text.memory_mb(rows * n, rows * n), train.memory_mb(n, n)),
         features,
         lambda n: predictions(n) / 8,
     )
@@ -248,9 +249,16 @@ def build_tasks(found: Entries) -> list[Task]:
         sharded("ingest_shard", read_by_all, divided, sizes["cohort parts"]),
         whole("merge_cohort", sizes["cohort parts"], cohort),
         whole("validate", cohort),
+        single(
+            "validate, by Beam",
+            _by_size(beam, "validate", SECONDS),
+            _by_size(beam, "validate", "memory_mb"),
+            cohort,
+            alternative=True,
+        ),
         sharded("preprocess_shard", cohort, _nothing, sizes["features parts"]),
         whole("merge_features", lambda n: cohort(n) + sizes["features parts"](n), features),
-        repeated("embed_text", "epochs", WORD_EPOCHS, features),
+        text,
         train,
         candidate,
         *(_tabular(found, model, features, predictions) for model in TABULAR),
@@ -297,17 +305,19 @@ def _print_projection(tasks: list[Task], found: Entries, patients: int) -> None:
         "| task | pods | hours | pod hours | memory of a pod GiB | read by all pods TB | written TB "
         "| full pod at | a day at |\n| --- |" + " ---: |" * 8
     )
-    total = [0.0, 0.0, 0.0, 0.0]
+    total = [0.0, 0.0, 0.0]
     for task in tasks:
         found_task = project(task, patients, shards, AT_ONCE)
         read, written = found_task.read_bytes / 1e12, found_task.written_bytes / 1e12
-        total = [a + b for a, b in zip(total, (found_task.hours, found_task.pod_hours, read, written), strict=True)]
+        if not task.alternative:
+            total = [a + b for a, b in zip(total, (found_task.pod_hours, read, written), strict=True)]
         print(
             f"| {task.name} | {found_task.pods} | {_number(found_task.hours)} | {_number(found_task.pod_hours)} | "
             f"{_number(found_task.memory_mb / 1024)} | {_number(read)} | {_number(written)} | "
             f"{_reach(task, memory=True)} | {_reach(task, memory=False)} |"
         )
-    print(f"| all | | {_number(total[0])} | {_number(total[1])} | | {_number(total[2])} | {_number(total[3])} | | |\n")
+    # Hours of tasks that run beside each other have no sum.
+    print(f"| all | | | {_number(total[0])} | | {_number(total[1])} | {_number(total[2])} | | |\n")
     print("| artifact | bytes a patient | TB |\n| --- | ---: | ---: |")
     for name, size in artifacts(found).items():
         print(f"| {name} | {size(patients) / patients:,.0f} | {_number(size(patients) / 1e12)} |")
@@ -315,7 +325,10 @@ def _print_projection(tasks: list[Task], found: Entries, patients: int) -> None:
 
 
 def _reach(task: Task, memory: bool) -> str:
-    """Return the largest cohort that a task takes in a pod's memory, or in a day, in millions of patients."""
+    """Return the largest cohort that a task takes in a pod's memory, or in a day, in millions of patients.
+
+    A dash says that the cost does not grow with the cohort as far as the measured sizes can tell.
+    """
 
     def cost(patients: int) -> float:
         if memory:
@@ -323,6 +336,8 @@ def _reach(task: Task, memory: bool) -> str:
             return task.memory_mb(patients, own)
         return 3600 * project(task, patients, shards_of(patients), AT_ONCE).hours
 
+    if cost(MOST_PATIENTS) == cost(10 * PATIENTS_A_SHARD):
+        return "-"
     reach = largest(cost, POD_MB if memory else POD_SECONDS) / 1e6
     return f"{_number(reach)} M" if reach < 1000 else "over 1000 M"
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 # Pods of KFP bear the run's id in this label.
 _RUN_ID_FIELD = "metadata.labels['pipeline/runid']"
-_SCRATCH = "/scratch"
 _ANY_USER = 10001
 
 
@@ -129,9 +128,9 @@ class ClusterTasks:
             kubernetes.add_ephemeral_volume(
                 task,
                 volume_name="scratch",
-                mount_path=_SCRATCH,
+                mount_path=scratch.path,
                 access_modes=["ReadWriteOnce"],
                 size=scratch.size,
                 storage_class_name=scratch.storage_class,
             )
-            task.set_env_variable("TMPDIR", _SCRATCH)
+            task.set_env_variable("TMPDIR", scratch.path)

@@ -119,9 +119,15 @@ class Volume(Section):
 
 
 class Scratch(Section):
-    """A volume of its own for each pod's temporary files, deleted with the pod."""
+    """A volume of its own for each pod's large files, deleted with the pod."""
 
     size: Size = Field(description="Size, such as 100Gi")
+    path: str = Field(
+        default="/scratch",
+        pattern=r"^/[A-Za-z0-9._/-]+$",
+        description="Where it is mounted, for temporary files; below KFP's folder of artifacts, such as "
+        "/minio/mlpipeline or /s3/BUCKET, it also holds inputs and outputs",
+    )
     storage_class: Name | None = Field(default=None, description="Storage class; null: the cluster's default")
     steps: list[Literal[TASKS]] = Field(  # type: ignore[valid-type]
         default=[
@@ -130,8 +136,11 @@ class Scratch(Section):
             "validate",
             "preprocess",
             "merge_features",
+            "embed_text",
             "train",
             "cross_validate",
+            "compare",
+            "register",
         ],
         min_length=1,
         description="Steps that get one",
@@ -213,7 +222,7 @@ class ClusterSettings(Section):
     shard_parallelism: int = Field(default=16, ge=1, le=1000, description="Shards that run at a time")
     secrets: list[SecretKeys] = Field(default=_SECRETS, description="Secrets that become environment variables")
     volumes: list[Volume] = Field(default_factory=list, description="Volume claims that steps see as folders")
-    scratch: Scratch | None = Field(default=None, description="A volume a pod for temporary files; null: the node's")
+    scratch: Scratch | None = Field(default=None, description="A volume a pod for large files; null: the node's disk")
     mlflow: Literal["vitalfuse", "kfp"] = Field(
         default="vitalfuse",
         description="Who opens the MLflow runs: the steps themselves, or KFP's own integration (2.17, switched on)",

@@ -269,9 +269,10 @@ def _supervise(
             on_change(list(steps.values()))
             time.sleep(_POLL_SECONDS)
     finally:
-        if worker.poll() is None:
+        # Also where it ended by itself: steps may be left of a worker that was killed.
+        with suppress(ProcessLookupError):
             os.killpg(worker.pid, signal.SIGKILL)
-            worker.wait()
+        worker.wait()
         if plan.containers is not None:
             # A Docker that is gone leaves nothing to end.
             with suppress(InputError):

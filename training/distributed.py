@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from data_schemas.errors import InputError
 from training.addresses import TF_CONFIG
 from training.networks import prepare_tensorflow
 from training.settings import NeuralSettings
@@ -124,7 +125,8 @@ def join_workers(settings: NeuralSettings, *, one_machine: bool) -> Workers:
         The workers, all of them connected.
 
     Raises:
-        ValueError: TF_CONFIG is missing, or the machine has some GPUs, but none for this worker.
+        InputError: The machine has some GPUs, but none for this worker.
+        ValueError: TF_CONFIG is missing.
     """
     content = os.environ.get(TF_CONFIG)
     if not content:
@@ -135,7 +137,11 @@ def join_workers(settings: NeuralSettings, *, one_machine: bool) -> Workers:
     gpus = tf.config.list_physical_devices("GPU")
     own = index if one_machine else 0
     if gpus and own >= len(gpus):
-        raise ValueError(f"Each worker needs a GPU of its own; this is number {own + 1}, and there are {len(gpus)}.")
+        raise InputError(
+            f"each worker needs a GPU of its own; this is number {own + 1}, and there are {len(gpus)}",
+            field="train.workers",
+            remedy="Take as many workers as there are GPUs",
+        )
     if gpus:
         tf.config.set_visible_devices(gpus[own], "GPU")
     strategy = tf.distribute.MultiWorkerMirroredStrategy()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import keras
 import numpy as np
 
+from data_schemas.errors import InputError
 from data_schemas.features import Features
 from training.data import PREDICTION_BATCH, InputSpec, augment, class_weights, gather, validation_split
 from training.distributed import SharedSteps, Workers
@@ -259,7 +260,11 @@ class NeuralModel:
         if self._workers is None:
             return slice(0, size)
         if size < self._workers.count:
-            raise ValueError(f"{self._workers.count} workers can't share {size} samples; there must be one for each.")
+            raise InputError(
+                f"{self._workers.count} workers can't share {size} samples; each needs one at least",
+                field="train.workers",
+                remedy="Take fewer workers, or a larger optimiser.batch_size or validation part",
+            )
         return self._workers.part(size)
 
     def _loss(self, features: Features, rows: np.ndarray, weights: np.ndarray) -> float:

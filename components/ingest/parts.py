@@ -55,7 +55,7 @@ class PartFacts(BaseModel):
         number: Number of the shard.
         count: How many shards there are.
         source_digest: Digest of the sources' listing as the shard found it.
-        patient_digest: Keyed digest of all patients' keys in their order, which also tells of the key of the pseudonyms.
+        patient_digest: Keyed digest of all patients' keys in their order; another for another key of the pseudonyms.
         declared_classes: Class names that settings or sources declare.
         found_labels: Distinct labels of the part's rows, also those of unknown patients.
         has_labels: Whether there was any row of labels.

@@ -14,6 +14,7 @@ from data_schemas.cohort import ROW_GROUP, TIME, Cohort
 from data_schemas.features import MODALITIES, Features
 from data_schemas.predictions import TEST, class_probabilities, read_predictions
 from data_schemas.reference import AnswersReference, CategoryReference, NumberReference, TrainingReference
+from evaluation.intervals import DEFAULT_RESAMPLES
 from evaluation.monitoring import describe_answers, score_answers
 from evaluation.recalibration import decide
 from evaluation.rows import PredictedRows
@@ -25,7 +26,15 @@ MOST_GROUPS = 200
 RARE = "rare"
 
 
-def build_reference(features: Path, candidate: Path, comparison: Path, cohort: Path | None = None) -> TrainingReference:
+def build_reference(
+    features: Path,
+    candidate: Path,
+    comparison: Path,
+    cohort: Path | None = None,
+    *,
+    resamples: int = DEFAULT_RESAMPLES,
+    seed: int = 0,
+) -> TrainingReference:
     """Describe the training rows and the held-out answers of a model.
 
     Args:
@@ -33,6 +42,8 @@ def build_reference(features: Path, candidate: Path, comparison: Path, cohort: P
         candidate: Output of ``train``, with its held-out predictions.
         comparison: Output of ``compare``, with the calibration where there is one.
         cohort: Output of ``ingest``, for age and sex; without it, these are left out.
+        resamples: Bootstrap resamples of patients behind the intervals of the held-out scores.
+        seed: Seed of the resampling.
 
     Returns:
         The reference.
@@ -55,7 +66,7 @@ def build_reference(features: Path, candidate: Path, comparison: Path, cohort: P
         rows=len(rows),
         numbers={name: summarise_number(values) for name, values in numbers.items()},
         categories={name: summarise_category(values) for name, values in categories.items()},
-        held_out=_held_out(opened, candidate, comparison),
+        held_out=_held_out(opened, candidate, comparison, resamples, seed),
     )
 
 
@@ -124,7 +135,7 @@ def _first_times(cohort: Cohort) -> pd.Series:
     return first.set_index("patient_id")["time_min_min"]
 
 
-def _held_out(features: Features, candidate: Path, comparison: Path) -> AnswersReference:
+def _held_out(features: Features, candidate: Path, comparison: Path, resamples: int, seed: int) -> AnswersReference:
     frame = read_predictions(candidate / "predictions.parquet")
     frame = frame[frame["set"] == TEST].sort_values("sample", kind="stable")
     rows, classes = frame["sample"].to_numpy(), features.manifest.classes
@@ -144,4 +155,5 @@ def _held_out(features: Features, candidate: Path, comparison: Path) -> AnswersR
         rows=rows,
         folds=np.full(len(rows), -1),
     )
-    return describe_answers(probabilities, abstained, classes, score_answers(predicted, sets))
+    scores = score_answers(predicted, sets, resamples=resamples, seed=seed)
+    return describe_answers(probabilities, abstained, classes, scores)

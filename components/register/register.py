@@ -100,7 +100,10 @@ def register_model(
     )
     with atomic_folder(output) as folder:
         gates = verdict.write(folder / GATES_FOLDER)
-        build_reference(features, candidate, comparison, cohort).write(folder / REFERENCE_FILE)
+        reference = build_reference(
+            features, candidate, comparison, cohort, resamples=settings.gates.resamples, seed=settings.gates.seed
+        )
+        reference.write(folder / REFERENCE_FILE)
         with tempfile.TemporaryDirectory(prefix="vitalfuse-model-") as temporary:
             shipped = copy_shipped_files(candidate, comparison, Path(temporary) / "model")
             tags = version_tags(opened, shipped, comparison, run.info.run_id)

@@ -52,7 +52,7 @@ def test_largest_cohort_within_a_limit():
     assert largest(lambda patients: 10.0, 50) == MOST_PATIENTS
 
 
-def _task(sharded, copies=1):
+def _task(sharded):
     return Task(
         name="task",
         seconds=Linear((60.0, 1e-3, 1e-1)),
@@ -61,7 +61,6 @@ def _task(sharded, copies=1):
         own_bytes=lambda own: 5.0 * own,
         written_bytes=lambda own: 3.0 * own,
         sharded=sharded,
-        copies=copies,
     )
 
 
@@ -76,10 +75,9 @@ def test_a_sharded_task_runs_in_rounds_and_every_pod_reads_what_is_shared():
     assert found.written_bytes == pytest.approx(3e6)
 
 
-def test_copies_of_a_whole_task_run_beside_each_other():
-    found = project(_task(sharded=False, copies=8), patients=1000, shards=10, at_once=1)
-    assert found.pods == 8
-    assert found.hours == pytest.approx((60 + 1 + 100) / 3600)
-    assert found.pod_hours == pytest.approx(8 * found.hours)
-    assert found.read_bytes == pytest.approx(8 * 12_000)
-    assert found.written_bytes == pytest.approx(8 * 3000)
+def test_a_task_that_is_not_sharded_is_one_pod():
+    found = project(_task(sharded=False), patients=1000, shards=10, at_once=1)
+    assert found.pods == 1
+    assert found.hours == found.pod_hours == pytest.approx((60 + 1 + 100) / 3600)
+    assert found.read_bytes == pytest.approx(12_000)
+    assert found.written_bytes == pytest.approx(3000)

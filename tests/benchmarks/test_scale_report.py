@@ -75,6 +75,9 @@ def _found():
         validate = _process("validate", patients, patients, 4 + 2e-4 * patients, 400 + 1e-2 * patients)
         stage = {"stage": "validate", "patients": patients, "runner": "in_memory", "workers": 1}
         found.append(stage | {"processes": [validate]})
+        beam = _process("validate", patients, patients, 9 + 3e-4 * patients, 700 + 1e-3 * patients)
+        found.append({"stage": "validate-beam", "patients": patients, "runner": "DirectRunner", "workers": 2})
+        found[-1]["processes"] = [beam]
         several = patients == SIZES[0]
         found.append(_repeated("text", "embed_text", patients, [2, 6] if several else [1], "epochs"))
         found.append(_repeated("train", "train", patients, [1, 5] if several else [1], "epochs"))
@@ -126,12 +129,34 @@ def test_epochs_and_resamples_multiply(task, repeats):
 
 def test_folds_cost_what_their_rows_do():
     found = _projected()
-    assert found["cross_validate[cnn_lstm_attention]"].hours == pytest.approx((FOLDS - 1) * found["train"].hours)
+    candidate = found["cross_validate[cnn_lstm_attention]"]
+    assert candidate.hours == pytest.approx((FOLDS - 1) * (found["embed_text"].hours + found["train"].hours))
+    assert candidate.memory_mb == found["train"].memory_mb
     for model, exponent in TABULAR.items():
         own = found[f"cross_validate[{model}]"]
         assert own.hours == pytest.approx((FOLDS + 1) * 3 * 4000**exponent / 3600)
         assert own.memory_mb == pytest.approx(300 + 1e6)
         assert own.written_bytes == pytest.approx(100 * 1e7)
+
+
+def test_a_fold_needs_the_memory_of_its_word_vectors_where_they_need_more():
+    found = _found()
+    for entry in found:
+        for one in entry["processes"]:
+            if one["task"] == "embed_text":
+                one["memory_mb"] = 50 + 0.1 * one["own"]
+    tasks = {task.name: project(task, 10_000_000, 200, 16) for task in build_tasks(found)}
+    assert tasks["cross_validate[cnn_lstm_attention]"].memory_mb == pytest.approx(50 + 0.8e6)
+    assert tasks["embed_text"].memory_mb == pytest.approx(50 + 1e6)
+
+
+def test_statistics_by_beam_stand_beside_those_in_memory_and_are_not_added():
+    found = _projected()
+    assert found["validate, by Beam"].hours == pytest.approx((9 + 3000) / 3600)
+    assert found["validate, by Beam"].memory_mb == pytest.approx(700 + 10_000)
+    assert found["validate"].hours == pytest.approx((4 + 2000) / 3600)
+    tasks = build_tasks(_found())
+    assert [task.name for task in tasks if task.alternative] == ["validate, by Beam"]
 
 
 def test_artifacts_are_in_bytes_a_patient():
@@ -157,6 +182,22 @@ def test_the_report_has_every_task_and_tells_where_they_end(capsys):
     # 64 GiB hold 6.5 million patients at 10 KiB each.
     assert validate.split("|")[8].strip() == "6.5 M"
     assert "are byte for byte equal" in printed
+    [total] = [line.split("|") for line in printed.splitlines() if line.startswith("| all |")]
+    counted = [project(task, 10_000_000, 100, 16) for task in build_tasks(_found()) if not task.alternative]
+    assert total[3].strip() == ""
+    assert float(total[4].replace(",", "")) == pytest.approx(sum(one.pod_hours for one in counted), rel=0.01)
+
+
+def test_a_cost_that_is_not_seen_to_grow_has_no_largest_cohort(capsys):
+    found = _found()
+    for entry in found:
+        for one in entry["processes"]:
+            if one["task"].startswith("ingest"):
+                one["memory_mb"] = 200 + 4e-2 * one["own"]
+    print_report(found, 10_000_000)
+    printed = capsys.readouterr().out
+    [ingest] = [line.split("|") for line in printed.splitlines() if line.startswith("| ingest_shard | 100 |")]
+    assert ingest[8].strip() == "-"
 
 
 def test_without_a_second_size_nothing_is_extrapolated(capsys):

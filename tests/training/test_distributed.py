@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from components.train.local_workers import run_workers
+from data_schemas.errors import InputError
 from tests.training.fit_by_workers import fit
 from tests.training.synthetic import make_features
 from training.data import augment
@@ -56,6 +57,12 @@ def test_without_tf_config_it_says_so(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(ValueError, match="needs the environment variable TF_CONFIG"):
         join_workers(settings(), one_machine=True)
+
+
+def test_more_workers_than_samples_of_a_batch_are_refused_as_input(tmp_path):
+    make_features(tmp_path / "f", patients=20, classes=2)
+    with pytest.raises(InputError, match=r"99 workers can't share \d+ samples.*Take fewer workers"):
+        fit(tmp_path / "f", settings(), Workers(None, 0, 99))
 
 
 def by_workers(folder, output, count, chosen, monkeypatch):
