@@ -346,6 +346,8 @@ def test_who_signs_in_to_mlflow_makes_no_experiment_that_the_pods_could_not_writ
     assert open_client(accounts.url).get_experiment_by_name("vitalfuse") is None
 
 
+# MLflow's own import.
+@pytest.mark.filterwarnings("ignore:starlette.middleware.wsgi is deprecated")
 def test_who_may_write_in_mlflow_opens_the_run_and_leaves_no_password_there(server, submitted, accounts, monkeypatch):
     _sign_in(monkeypatch, "alice")
     open_client(accounts.url).create_experiment("vitalfuse")
