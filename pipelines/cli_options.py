@@ -58,7 +58,7 @@ _CONNECTION_OPTIONS = [
     click.option(
         "--token-file",
         type=click.Path(path_type=Path, dir_okay=False),
-        help="File with the token, such as one that Kubernetes keeps fresh.",
+        help="File with the token, such as one that Kubernetes keeps fresh: it is read again for each call.",
     ),
     click.option(
         "--ca-cert",
@@ -145,7 +145,10 @@ def connected(command: Callable[..., Any]) -> Callable[..., Any]:
         answer_timeout: float,
         **arguments: Any,
     ) -> Any:
-        api = _connect(host, namespace, _token(token, token_file), ca_cert, ui_host, answer_timeout)
+        # Kubernetes writes a new token into the file about once an hour.
+        read_token = functools.partial(_token, None, token_file) if token_file is not None else None
+        given = _token(token, token_file)
+        api = _connect(host, namespace, given, ca_cert, ui_host, answer_timeout, read_token)
         return command(api, **arguments)
 
     for option in reversed(_CONNECTION_OPTIONS):
@@ -160,6 +163,7 @@ def _connect(
     ca_cert: Path | None,
     ui_host: str | None,
     answer_timeout: float,
+    read_token: Callable[[], str | None] | None,
 ) -> KfpApi:
     from pipelines.kfp_api import Connection, KfpApi
 
@@ -167,7 +171,7 @@ def _connect(
         raise InputError(
             "no KFP server is named", field="--host", remedy="Give --host URL, or set KF_PIPELINES_ENDPOINT"
         )
-    api = KfpApi(Connection(host, namespace, token, ca_cert, ui_host, answer_timeout))
+    api = KfpApi(Connection(host, namespace, token, ca_cert, ui_host, answer_timeout, read_token))
     api.check()
     return api
 

@@ -92,7 +92,8 @@ class ClusterTasks:
                 wanted.retries,
                 backoff_duration=wait.first,
                 backoff_factor=wait.factor,
-                backoff_max_duration=wait.longest,
+                # Else KFP gives up after an hour, however long an attempt may take.
+                backoff_max_duration=f"{self._settings.retry_seconds(step)}s",
             )
         if wanted.timeout:
             kubernetes.set_timeout(task, seconds(wanted.timeout))

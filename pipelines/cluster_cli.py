@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
+from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
+from data_schemas.errors import InputError
 from pipelines.cli_options import config_option, connected, manifest_command, set_option, tracking_option
 
 if TYPE_CHECKING:
@@ -24,14 +28,40 @@ _create_experiment_option = click.option(
 _account_option = click.option(
     "--service-account", help="Kubernetes service account of the pods; without it, the server's default."
 )
-_wait_option = click.option("--wait", is_flag=True, help="Show the steps live, and end with the run's own exit code.")
-_timeout_option = click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SECONDS",
-    help="With --wait: stop waiting after so long; the run goes on.  [default: wait until it ends]",
-)
+_WAIT_OPTIONS = [
+    click.option("--wait", is_flag=True, help="Show the steps live, and end with the run's own exit code."),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="SECONDS",
+        help="With --wait: stop waiting after so long; the run goes on.  [default: wait until it ends]",
+    ),
+]
 _run_argument = click.argument("run_id", metavar="RUN")
+
+
+def _waiting(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options to wait for a run's end, and refuse those that mean nothing without --wait.
+
+    Args:
+        command: The command's function.
+
+    Returns:
+        The function with the options.
+    """
+
+    @functools.wraps(command)
+    def call(wait: bool, **arguments: Any) -> None:
+        given = click.get_current_context().get_parameter_source
+        for name in ("timeout", "tracking_uri"):
+            # The environment may name a server for other commands.
+            if not wait and given(name) is ParameterSource.COMMANDLINE:
+                raise InputError("needs --wait", field=f"--{name.replace('_', '-')}")
+        command(wait=wait, **arguments)
+
+    for option in reversed(_WAIT_OPTIONS):
+        call = option(call)
+    return call
 
 
 @click.command()
@@ -40,8 +70,7 @@ _run_argument = click.argument("run_id", metavar="RUN")
 @_experiment_option
 @_create_experiment_option
 @_account_option
-@_wait_option
-@_timeout_option
+@_waiting
 @connected
 def submit(
     api: KfpApi,
@@ -63,10 +92,10 @@ def submit(
     is over first. 2 when the host, the token, the settings or the experiment are at fault.
     """
     from pipelines.cluster_tracking import tracking_uri
-    from pipelines.cluster_view import Console, follow, open_mlflow_run, print_submitted
+    from pipelines.cluster_view import Console, follow, open_mlflow_run, start
     from pipelines.run_plan import plan_tasks
     from pipelines.settings import find_config, load_settings
-    from pipelines.submission import ensure_experiment, find_experiment, start_run, upload_once
+    from pipelines.submission import ensure_experiment, find_experiment, upload_once
 
     path = find_config(config)
     settings = load_settings(path, list(overrides))
@@ -78,8 +107,7 @@ def submit(
     pipeline = upload_once(api, settings)
     console.line(f"pipeline  {pipeline.version_name} ({'uploaded' if pipeline.is_new else 'unchanged'})")
     parent = open_mlflow_run(console, settings)
-    run = start_run(api, settings, pipeline, experiment_id, parent, service_account)
-    print_submitted(console, api, settings, run, parent)
+    run = start(console, api, settings, pipeline, experiment_id, parent, service_account)
     if wait:
         tasks = plan_tasks(pipeline.spec, (run.runtime_config and run.runtime_config.parameters) or {})
         uri = tracking_uri(settings) if settings.cluster.mlflow == "vitalfuse" else None
@@ -98,7 +126,7 @@ def runs(api: KfpApi, experiment: str | None, limit: int) -> None:
     from pipelines.cluster_view import Console, print_runs
     from pipelines.submission import find_experiment
 
-    experiment_id = find_experiment(api, experiment) if experiment else None
+    experiment_id = find_experiment(api, experiment, remedy="Correct it") if experiment else None
     listed = list_runs(api, limit, experiment_id)
     console = Console()
     if listed:
@@ -137,8 +165,8 @@ def logs(api: KfpApi, run_id: str, step: str | None) -> None:
 def cancel(api: KfpApi, run_id: str, wait: bool, tracking_uri: str | None) -> None:
     """End a run that is on.
 
-    Its pods are ended, and its MLflow run is closed as killed. Finished steps stay in KFP's cache, and `vitalfuse
-    retry` goes on from them.
+    Its pods are ended. Its MLflow run is closed as killed where --tracking-uri or MLFLOW_TRACKING_URI names the server;
+    without, it stays open. Finished steps stay in KFP's cache, and `vitalfuse retry` goes on from them.
     """
     from pipelines.cluster_view import Console, end_run
 
@@ -147,15 +175,15 @@ def cancel(api: KfpApi, run_id: str, wait: bool, tracking_uri: str | None) -> No
 
 @click.command()
 @_run_argument
-@_wait_option
-@_timeout_option
+@_waiting
 @tracking_option
 @connected
 def retry(api: KfpApi, run_id: str, wait: bool, timeout: float | None, tracking_uri: str | None) -> None:
     """Repeat what failed in a run, with the same arguments.
 
-    Steps that succeeded are not repeated. Where the settings or the code were at fault, submit anew. With --wait the
-    MLflow run follows the new end; without, it stays as it was closed.
+    Steps that succeeded are not repeated. Where the settings or the code were at fault, submit anew. With --wait, and
+    where --tracking-uri or MLFLOW_TRACKING_URI names the server, the MLflow run follows the new end; else it stays as
+    it was closed.
 
     Exit code: as for `vitalfuse submit`.
     """

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from components.common.settings import Section
+from pipelines.uris import names_user
 
 STEPS = (
     "open_run",
@@ -30,6 +31,26 @@ Size = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(K|M|G|T|Ki|Mi|Gi|Ti)$")
 Duration = Annotated[str, Field(pattern=r"^[0-9]+(s|m|h)$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
+# What a pod may wait for a node, or for its image, in each attempt.
+_QUEUE_SECONDS = 24 * 3600
+_LONGEST_WAIT_SECONDS = 24 * 3600
+# Variables that other settings become.
+_SET_ELSEWHERE = {
+    "MLFLOW_TRACKING_URI": "mlflow_uri",
+    "MLFLOW_REGISTRY_URI": "mlflow_uri",
+    "AWS_ENDPOINT_URL_S3": "s3_endpoint",
+    "MLFLOW_S3_ENDPOINT_URL": "s3_endpoint",
+    "TMPDIR": "scratch",
+}
+
+
+def _without_user(address: str) -> str:
+    if names_user(address):
+        raise ValueError("names a user or a password, which the YAML would show; put them into a secret, under secrets")
+    return address
+
+
+Address = Annotated[str, AfterValidator(_without_user)]
 
 
 # With shards, other tasks stand for ingest and preprocess.
@@ -67,11 +88,28 @@ class Toleration(Section):
     """A taint that the pod may run beside."""
 
     key: str | None = Field(default=None, description="Key of the taint; null: every taint")
-    operator: Literal["Equal", "Exists"] = Field(default="Exists", description="How the key is matched")
+    operator: Literal["Equal", "Exists"] | None = Field(
+        default=None, description="How the key is matched; null: Equal where there is a value, else Exists"
+    )
     value: str | None = Field(default=None, description="Value of the taint, for Equal")
     effect: Literal["NoExecute", "NoSchedule", "PreferNoSchedule"] | None = Field(
         default=None, description="Effect of the taint; null: every effect"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_operator(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("operator") is None:
+            return given | {"operator": "Exists" if given.get("value") is None else "Equal"}
+        return given
+
+    @model_validator(mode="after")
+    def _is_one_that_kubernetes_takes(self) -> Toleration:
+        if self.operator == "Exists" and self.value is not None:
+            raise ValueError("the operator Exists takes no value; leave out one of them")
+        if self.operator == "Equal" and not self.key:
+            raise ValueError("the operator Equal needs a key; Exists without a key stands for every taint")
+        return self
 
 
 class StepResources(Section):
@@ -93,8 +131,19 @@ class Backoff(Section):
     """How long to wait before an attempt is repeated."""
 
     first: Duration = Field(default="30s", description="Before the first repetition")
-    factor: float = Field(default=2.0, ge=1, le=10, description="Each further wait is longer by this factor")
-    longest: Duration = Field(default="10m", description="Longest wait")
+    # Argo, which KFP runs on, reads a whole number.
+    factor: int = Field(default=2, ge=1, le=10, description="Each further wait is longer by this factor")
+
+    def waits(self, retries: int) -> list[int]:
+        """Return the waits between the attempts.
+
+        Args:
+            retries: Attempts after the first one.
+
+        Returns:
+            Seconds, before each of them.
+        """
+        return [seconds(self.first) * self.factor**retry for retry in range(retries)]
 
 
 class SecretKeys(Section):
@@ -181,7 +230,8 @@ _DEFAULTS = StepResources(
     node_selector={},
     tolerations=[],
 )
-_STEPS: dict[str, StepResources] = {
+# Over the defaults; what the settings say of a step goes over these.
+STEP_DEFAULTS: dict[str, StepResources] = {
     "open_run": StepResources(cpu="100m", cpu_limit="500m", memory="256Mi", memory_limit="1Gi", timeout="10m"),
     "train": StepResources(cpu="2", cpu_limit="4", memory="4Gi", memory_limit="8Gi", timeout="24h"),
     "cross_validate": StepResources(cpu="2", cpu_limit="4", memory="4Gi", memory_limit="8Gi", timeout="24h"),
@@ -227,10 +277,10 @@ class ClusterSettings(Section):
         default="vitalfuse",
         description="Who opens the MLflow runs: the steps themselves, or KFP's own integration (2.17, switched on)",
     )
-    mlflow_uri: str = Field(
+    mlflow_uri: Address = Field(
         default="http://mlflow:5000", description="MLflow server as the pods see it; KFP's own integration has its own"
     )
-    s3_endpoint: str | None = Field(default=None, description="S3 server as the pods see it; null: AWS")
+    s3_endpoint: Address | None = Field(default=None, description="S3 server as the pods see it; null: AWS")
     environment: dict[str, str] = Field(
         default_factory=dict, description="Further environment variables; nothing secret, the YAML shows them"
     )
@@ -238,10 +288,30 @@ class ClusterSettings(Section):
     @field_validator("environment")
     @classmethod
     def _holds_no_secret(cls, variables: dict[str, str]) -> dict[str, str]:
-        for name in variables:
+        for name, value in variables.items():
             if any(word in name.upper() for word in ("SECRET", "PASSWORD", "TOKEN", "_KEY")):
                 raise ValueError(f"{name} looks like a credential; put it into a Kubernetes secret, under secrets")
+            if names_user(value):
+                raise ValueError(f"{name} names a user or a password; put it into a Kubernetes secret, under secrets")
         return variables
+
+    @model_validator(mode="after")
+    def _variables_are_set_once(self) -> ClusterSettings:
+        for name, setting in _SET_ELSEWHERE.items():
+            if name in self.environment and getattr(self, setting) is not None:
+                raise ValueError(f"environment.{name} would be overwritten: it is set from cluster.{setting}")
+        return self
+
+    @model_validator(mode="after")
+    def _waits_are_short(self) -> ClusterSettings:
+        for step in TASKS:
+            waits = self.backoff.waits(self.resources(step).retries or 0)
+            if waits and waits[-1] > _LONGEST_WAIT_SECONDS:
+                raise ValueError(
+                    f"{step}: the last of {len(waits)} retries would wait for {waits[-1] / 3600:.0f} h; "
+                    "lower retries, backoff.factor or backoff.first"
+                )
+        return self
 
     @model_validator(mode="after")
     def _limits_hold_requests(self) -> ClusterSettings:
@@ -266,11 +336,28 @@ class ClusterSettings(Section):
             Resources.
         """
         whole = WHOLE_STEPS.get(step, step)
-        layers = (_DEFAULTS, self.defaults, _STEPS.get(step), self.steps.get(whole), self.steps.get(step))
+        layers = (_DEFAULTS, self.defaults, STEP_DEFAULTS.get(step), self.steps.get(whole), self.steps.get(step))
         values: dict[str, object] = {}
         for layer in layers:
             values |= layer.model_dump(exclude_none=True) if layer else {}
         return StepResources.model_validate(values)
+
+    def retry_seconds(self, step: str) -> int:
+        """Return for how long a step may be repeated: until all its attempts may have used up their timeouts.
+
+        KFP takes it as ``backoff_max_duration``, which is no longest wait: once it is over, counted from the moment
+        when the first attempt was asked for, Argo repeats nothing.
+
+        Args:
+            step: One of ``TASKS``.
+
+        Returns:
+            Seconds.
+        """
+        wanted = self.resources(step)
+        retries = wanted.retries or 0
+        assert wanted.timeout is not None, "the defaults have one"
+        return (retries + 1) * (seconds(wanted.timeout) + _QUEUE_SECONDS) + sum(self.backoff.waits(retries))
 
 
 def cores(text: str) -> float:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from components.common import parent_run
+from components.common.mlflow_client import IMPATIENT, client_settings
 from components.common.tracking import KFP_RUN_TAG, MODEL_TAG
 from data_schemas.errors import InputError
 from pipelines.code_version import git_commit, package_version
 from pipelines.settings import Settings
-from pipelines.tracking import Store, open_client, open_store, without_passwords
+from pipelines.tracking import Store, open_client, open_store
+from pipelines.uris import names_user, without_passwords
 
 if TYPE_CHECKING:
     from kfp_server_api import V2beta1Run as KfpRun
@@ -110,6 +112,17 @@ class ParentRun:
         """Return the model version that the run registered, as name/version; None where it registered none."""
         return self.get().data.tags.get(MODEL_TAG)
 
+    def tie(self, kfp_run_id: str, url: str) -> None:
+        """Name the KFP run that the run belongs to; the run's first task does so as well.
+
+        Args:
+            kfp_run_id: Its id.
+            url: Its address in the UI.
+        """
+        with client_settings(IMPATIENT):
+            self.tag(KFP_RUN_TAG, kfp_run_id)
+            self.tag("vitalfuse.kfp_run_url", url)
+
     def reopen(self) -> None:
         """Show the run as running again, since KFP repeats its failed steps."""
         open_client(self.store.uri).update_run(self.run_id, status="RUNNING")
@@ -140,9 +153,14 @@ def open_parent_run(settings: Settings) -> ParentRun:
         The run.
 
     Raises:
-        InputError: No MLflow server answers this machine; the run's first task opens the MLflow run then.
+        InputError: No MLflow server answers this machine, or it lets this account open no run; the run's first task
+            opens the MLflow run then.
     """
-    store = open_store(tracking_uri(settings), settings.tracking.experiment)
+    from mlflow.exceptions import MlflowException
+
+    uri = tracking_uri(settings)
+    # Where people sign in, who makes an experiment owns it: that of another the pods' account could not write into.
+    store = open_store(uri, settings.tracking.experiment, create=not _signs_in(uri))
     tags = {
         "mlflow.source.name": "vitalfuse submit",
         "mlflow.source.git.commit": git_commit(),
@@ -150,8 +168,24 @@ def open_parent_run(settings: Settings) -> ParentRun:
     }
     tree = settings.model_dump(mode="json", by_alias=True)
     client = open_client(store.uri)
-    run_id = parent_run.open_parent_run(client, store.experiment_id, settings.name, tree, tags)
+    try:
+        run_id = parent_run.open_parent_run(client, store.experiment_id, settings.name, tree, tags)
+    except MlflowException as error:
+        raise InputError(
+            f"the MLflow server at {without_passwords(uri)} opens no run for this account ({error.error_code})",
+            field="tracking.uri",
+            remedy="Ask for the right to write into the experiment",
+        ) from error
     return ParentRun(store, run_id)
+
+
+def _signs_in(uri: str) -> bool:
+    """Return whether calls to a server bear a name, a password or a token."""
+    from mlflow.utils.credentials import read_mlflow_creds
+
+    if not uri.startswith("http"):
+        return False
+    return bool(names_user(uri) or os.environ.get("MLFLOW_TRACKING_TOKEN") or read_mlflow_creds().username)
 
 
 def find_parent_run(uri: str, run: KfpRun) -> ParentRun | None:
@@ -165,14 +199,14 @@ def find_parent_run(uri: str, run: KfpRun) -> ParentRun | None:
         The MLflow run; None where the run's steps opened none, or KFP's own integration tracks the run.
 
     Raises:
-        InputError: The MLflow server does not answer.
+        InputError: The MLflow server does not answer, or does not have the experiment.
     """
     arguments = (run.runtime_config and run.runtime_config.parameters) or {}
     settings = arguments.get("settings")
     experiment = settings.get("tracking", {}).get("experiment") if isinstance(settings, dict) else None
     if experiment is None:
         return None
-    store = open_store(uri, experiment)
+    store = open_store(uri, experiment, create=False)
     client = open_client(uri)
     found = client.search_runs([store.experiment_id], f"tags.`{KFP_RUN_TAG}` = '{run.run_id}'", max_results=1)
     return ParentRun(store, found[0].info.run_id) if found else None

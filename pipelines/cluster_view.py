@@ -28,6 +28,7 @@ from pipelines.run_plan import PlannedTask
 from pipelines.run_states import FINAL_STATES, StillRunningError, duration, exit_code, step_states, watch
 from pipelines.schedules import describe_trigger
 from pipelines.settings import Settings, nearest_name
+from pipelines.submission import UploadedPipeline, start_run
 
 if TYPE_CHECKING:
     from kfp_server_api import V2beta1RecurringRun as Schedule
@@ -115,6 +116,50 @@ def open_mlflow_run(console: Console, settings: Settings) -> ParentRun | None:
         return None
 
 
+def start(
+    console: Console,
+    api: KfpApi,
+    settings: Settings,
+    pipeline: UploadedPipeline,
+    experiment_id: str,
+    parent: ParentRun | None,
+    service_account: str | None,
+) -> Run:
+    """Start a run, and print where it can be seen. MLflow can neither undo a start nor hide why there was none.
+
+    Args:
+        console: Where to print.
+        api: The server.
+        settings: The settings.
+        pipeline: The uploaded pipeline.
+        experiment_id: KFP experiment.
+        parent: The MLflow run that was opened for it, closed as failed where the run can't be started; or None.
+        service_account: Kubernetes service account of the pods; None: the server's default.
+
+    Returns:
+        The run as KFP returned it.
+
+    Raises:
+        InputError: The server refuses.
+        ServerError: The server fails.
+    """
+    try:
+        run = start_run(api, settings, pipeline, experiment_id, parent, service_account)
+    except BaseException as error:
+        # Also when interrupted: nobody else would close it.
+        _close(console, parent, "FAILED", f"the run could not be started: {error}")
+        raise
+    print_submitted(console, api, settings, run, parent)
+    if parent is not None:
+        try:
+            parent.tie(run.run_id, api.run_url(run.run_id))
+        except Exception as error:
+            console.warn(
+                f"the MLflow run does not name the KFP run yet ({type(error).__name__}); its first step does so"
+            )
+    return run
+
+
 def print_submitted(console: Console, api: KfpApi, settings: Settings, run: Run, parent: ParentRun | None) -> None:
     """Print where the run can be seen.
 
@@ -174,10 +219,10 @@ def follow(
     if code:
         _print_failures(console, api, run, tasks)
     if parent is None and tracking_uri is not None:
-        parent = _opened_by_the_run(tracking_uri, run)
+        parent = _opened_by_the_run(console, tracking_uri, run)
         if parent is not None and not console.rich.is_terminal:
             console.line(f"MLflow    {parent.url}")
-    _close(console, run, parent)
+    _close_as_ended(console, run, parent)
     if console.rich.is_terminal:
         # Those printed at the start may have scrolled away.
         _print_links(console, api, run, parent)
@@ -188,19 +233,26 @@ def follow(
     return code
 
 
-def _opened_by_the_run(tracking_uri: str, run: Run) -> ParentRun | None:
-    # That no server answered was told when the run was submitted.
+def _opened_by_the_run(console: Console, tracking_uri: str, run: Run) -> ParentRun | None:
     try:
         return find_parent_run(tracking_uri, run)
     except InputError:
+        # Told when the run was submitted.
+        return None
+    except Exception as error:
+        console.warn(f"the MLflow run could not be looked up ({type(error).__name__})")
         return None
 
 
-def _close(console: Console, run: Run, parent: ParentRun | None) -> None:
+def _close_as_ended(console: Console, run: Run, parent: ParentRun | None) -> None:
+    _close(console, parent, closing_status(run), (run.error and run.error.message) or "")
+
+
+def _close(console: Console, parent: ParentRun | None, status: str, message: str) -> None:
     if parent is None:
         return
     try:
-        parent.close(closing_status(run), (run.error and run.error.message) or "")
+        parent.close(status, message)
     except Exception as error:
         console.warn(f"the MLflow run could not be closed ({type(error).__name__}): {parent.url}")
 
@@ -350,7 +402,7 @@ def end_run(console: Console, api: KfpApi, run_id: str, wait: bool, tracking_uri
         console.line(f"{_STATES[run.state][0]} after {_span(duration(run))}")
     parent = _find_parent(console, run, tracking_uri)
     if parent is not None:
-        _close(console, _as_cancelled(run), parent)
+        _close_as_ended(console, _as_cancelled(run), parent)
         console.line(f"MLflow    {parent.url}")
 
 
@@ -387,9 +439,16 @@ def repeat_run(
         return 0
     parent = _find_parent(console, run, tracking_uri)
     if parent is not None:
-        parent.reopen()
+        _reopen(console, parent)
         console.line(f"MLflow    {parent.url}")
     return follow(console, api, run_id, cluster_runs.tasks_of(api, run), parent, timeout)
+
+
+def _reopen(console: Console, parent: ParentRun) -> None:
+    try:
+        parent.reopen()
+    except Exception as error:
+        console.warn(f"the MLflow run still shows its earlier end ({type(error).__name__}): {parent.url}")
 
 
 def _find_parent(console: Console, run: Run, tracking_uri: str | None) -> ParentRun | None:
@@ -401,6 +460,9 @@ def _find_parent(console: Console, run: Run, tracking_uri: str | None) -> Parent
         return find_parent_run(tracking_uri, run)
     except InputError as error:
         console.warn(f"the MLflow run is left as it is: {error.problem}")
+        return None
+    except Exception as error:
+        console.warn(f"the MLflow run is left as it is: it could not be looked up ({type(error).__name__})")
         return None
 
 

@@ -24,7 +24,7 @@ from evaluation.comparisons import Comparison, adjust, compare_pair
 from evaluation.intervals import bootstrap_weights
 from evaluation.metrics import OVERALL_METRICS
 from pipelines.registry import SHORTEST_PREFIX, find_run, find_version, parse_version
-from pipelines.tracking import without_passwords
+from pipelines.uris import without_passwords
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

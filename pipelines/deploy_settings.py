@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from components.common.settings import Section
-from pipelines.cluster_settings import Cpu, Name, SecretKeys, Size, Toleration, cores, size_bytes
+from pipelines.cluster_settings import Address, Cpu, Name, SecretKeys, Size, Toleration, cores, size_bytes
 
 _SECRETS = [
     SecretKeys(name="vitalfuse-serve", keys={"token": "VITALFUSE_SERVE_TOKEN"}),
@@ -45,7 +45,7 @@ class DeploySettings(Section):
         pattern=r"^(s3|gs|https|pvc)://",
         description="Model folder that KServe copies into the pod; null: the pod takes the version from MLflow",
     )
-    mlflow_uri: str | None = Field(
+    mlflow_uri: Address | None = Field(
         default=None, description="MLflow server as the pods see it; null: cluster.mlflow_uri"
     )
     canary: int = Field(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,9 @@ CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
 # Waits before a call is repeated: this, then twice, then four times as long.
 REPEAT_SECONDS = 0.5
-_REPEATED_STATUS = (429, 500, 502, 503, 504)
+_REPEATED_STATUS = (408, 429, 500, 502, 503, 504)
+# A busy server's words, not a refusal: the same call may be taken later.
+_BUSY_STATUS = (408, 429)
 _MESSAGE_LIMIT = 300
 
 
@@ -27,7 +32,7 @@ class RefusedError(InputError):
     """The server took the call and refused it.
 
     Args:
-        status: HTTP status, from 400 to 499.
+        status: HTTP status, from 400 to 499; not 408 and 429, which a busy server gives.
         message: What the server said.
     """
 
@@ -48,6 +53,7 @@ class Connection:
         ca_cert: File with the certificates to trust, in place of the usual ones.
         ui_host: Address of the UI, for links; None: the host.
         answer_seconds: How long to wait for an answer.
+        read_token: Returns the token as it is now, where it changes in time; asked before each call.
     """
 
     host: str
@@ -56,6 +62,7 @@ class Connection:
     ca_cert: Path | None = None
     ui_host: str | None = None
     answer_seconds: float = ANSWER_SECONDS
+    read_token: Callable[[], str | None] | None = field(default=None, repr=False)
 
 
 class KfpApi:
@@ -168,6 +175,8 @@ def _configuration(connection: Connection, host: str, repeats: int = 3) -> serve
     if connection.token:
         configuration.api_key["authorization"] = connection.token
         configuration.api_key_prefix["authorization"] = "Bearer"
+        if connection.read_token is not None:
+            configuration.refresh_api_key_hook = partial(_refresh_token, connection.read_token)
     if connection.ca_cert is not None:
         configuration.ssl_ca_cert = str(connection.ca_cert)
     # urllib3 repeats only what may be repeated: calls that never arrived, and GET and DELETE.
@@ -181,6 +190,12 @@ def _configuration(connection: Connection, host: str, repeats: int = 3) -> serve
         respect_retry_after_header=False,
     )
     return configuration
+
+
+def _refresh_token(read: Callable[[], str | None], configuration: server.Configuration) -> None:
+    # Until it can be read again, the last one may do.
+    with suppress(InputError):
+        configuration.api_key["authorization"] = read() or configuration.api_key["authorization"]
 
 
 def _from_status(error: server.ApiException, connection: Connection) -> Exception:
@@ -198,7 +213,7 @@ def _from_status(error: server.ApiException, connection: Connection) -> Exceptio
             field="--token",
             remedy=f"Ask for the right in namespace {connection.namespace or 'of the server'}, or use another token",
         )
-    if 400 <= status < 500:
+    if 400 <= status < 500 and status not in _BUSY_STATUS:
         return RefusedError(status, message)
     return ServerError(f"the KFP server at {connection.host} failed ({status}: {message}). Try again later")
 

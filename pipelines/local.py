@@ -27,6 +27,7 @@ from pipelines import containers, tracking
 from pipelines.code_version import SOURCES, code_version, git_commit, package_version
 from pipelines.local_worker import Plan
 from pipelines.settings import Settings
+from pipelines.uris import without_passwords
 from training.names import CANDIDATE
 
 _POLL_SECONDS = 0.2
@@ -206,7 +207,7 @@ def _log_inputs(store: tracking.Store, run_id: str, run_folder: Path, settings: 
     from pipelines.cluster import compile_pipeline
 
     compile_pipeline(run_folder / "pipeline.yaml", shards=settings.shards)
-    (run_folder / "settings.yaml").write_text(settings_file.read_text())
+    (run_folder / "settings.yaml").write_text(without_passwords(settings_file.read_text()))
     resolved = yaml.safe_dump(settings.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
     (run_folder / "settings_resolved.yaml").write_text(resolved)
     names = ("pipeline.yaml", "settings.yaml", "settings_resolved.yaml")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from pipelines.cluster_settings import STEP_DEFAULTS
 from pipelines.settings import Settings
 
 _TITLE = """# Settings
@@ -26,15 +27,28 @@ def settings_reference() -> str:
     return _TITLE + "".join(_section("", schema, definitions))
 
 
-def _section(prefix: str, node: dict[str, Any], definitions: dict[str, Any]) -> list[str]:
+def _section(
+    prefix: str, node: dict[str, Any], definitions: dict[str, Any], given: dict[str, Any] | None = None
+) -> list[str]:
+    """Return the tables of a section and of those below it.
+
+    Args:
+        prefix: What stands before its keys.
+        node: Its schema.
+        definitions: Definitions of the whole schema.
+        given: Defaults that the section has at this place, over those of its model.
+    """
     rows, nested = [], []
     required = node.get("required", [])
     for key, field in node.get("properties", {}).items():
         name = f"{prefix}{key}"
         subsection = _model(field, definitions)
         if subsection is not None:
-            nested += _heading(name, subsection) + _section(f"{name}.", subsection, definitions)
+            nested += _heading(name, subsection) + _section(f"{name}.", subsection, definitions, field.get("default"))
+            nested += _step_table() if name == "cluster.defaults" else []
             continue
+        if given is not None and key in given and given[key] != field.get("default"):
+            field = field | {"default": given[key]}
         default = "required" if key in required else f"`{_default(field)}`"
         meaning = "Selects this section" if "const" in field else field.get("description", "")
         rows.append(f"| `{name}` | {_type(field, definitions)} | {default} | {meaning} |\n")
@@ -42,6 +56,18 @@ def _section(prefix: str, node: dict[str, Any], definitions: dict[str, Any]) -> 
             nested += _heading(f"{name}[]", option) + _section(f"{name}[].", option, definitions)
     table = ["\n| key | type | default | meaning |\n| --- | --- | --- | --- |\n", *rows] if rows else []
     return table + nested
+
+
+def _step_table() -> list[str]:
+    """Return the table of the steps that are ready with values of their own."""
+    values = {step: resources.model_dump(exclude_none=True) for step, resources in STEP_DEFAULTS.items()}
+    keys = list(dict.fromkeys(key for named in values.values() for key in named))
+    rows = []
+    for step, named in values.items():
+        cells = [f"`{json.dumps(named[key])}`" if key in named else "as above" for key in keys]
+        rows.append(f"| `{step}` | {' | '.join(cells)} |\n")
+    head = f"| step | {' | '.join(keys)} |\n|{' --- |' * (len(keys) + 1)}\n"
+    return ["\nThese steps have defaults of their own, which go over `cluster.defaults`:\n\n", head, *rows]
 
 
 def _default(field: dict[str, Any]) -> str:

@@ -73,6 +73,9 @@ def watch(
             run = api.runs.run_service_get_run(run_id)
         except (ServerError, InputError) as error:
             # What the server refuses it will go on refusing; what doesn't answer may come back.
+            if isinstance(error, InputError) and error.field == "--token":
+                problem = f"{error.problem}; the run goes on without being watched"
+                raise InputError(problem, field=error.field, remedy=error.remedy) from error
             if isinstance(error, InputError) and error.field != "--host":
                 raise
             if time.monotonic() - answered > PATIENCE_SECONDS:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_serializer, field_validator, model_validator
 
 from components.common.settings import Section
 from components.compare.settings import CompareSettings
@@ -23,6 +23,7 @@ from data_schemas.errors import InputError
 from pipelines.cluster_settings import ClusterSettings
 from pipelines.deploy_settings import DeploySettings
 from pipelines.train_job_settings import TrainJobSettings
+from pipelines.uris import without_passwords
 from serving.monitor.settings import MonitorSettings
 from serving.settings import ServeSettings
 from training.names import CANDIDATE, MODEL_NAMES
@@ -38,6 +39,11 @@ class TrackingSettings(Section):
         description="MLflow tracking URI; without it MLFLOW_TRACKING_URI, else SQLite in the workspace",
     )
     experiment: str = Field(default="vitalfuse", min_length=1, description="MLflow experiment")
+
+    @field_serializer("uri")
+    def _without_password(self, uri: str | None) -> str | None:
+        """Keep a password to this process: settings are written down with every run, and for a cluster as arguments."""
+        return uri and without_passwords(uri)
 
 
 class Settings(Section):

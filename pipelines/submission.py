@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import kfp_server_api as server
 import yaml
 
-from components.common.tracking import KFP_RUN_TAG
 from data_schemas.errors import InputError
 from pipelines.cluster import compile_pipeline
 from pipelines.cluster_tracking import ParentRun, plugin_input
@@ -139,12 +138,13 @@ def _in_namespace(api: KfpApi) -> dict[str, str]:
     return {"namespace": api.connection.namespace} if api.connection.namespace else {}
 
 
-def find_experiment(api: KfpApi, name: str) -> str:
+def find_experiment(api: KfpApi, name: str, remedy: str = "Correct it, or add --create-experiment") -> str:
     """Return the id of a KFP experiment.
 
     Args:
         api: The server.
         name: Name of the experiment.
+        remedy: What the user can do where there is none.
 
     Returns:
         Its id.
@@ -159,7 +159,7 @@ def find_experiment(api: KfpApi, name: str) -> str:
     raise InputError(
         f"there is no KFP experiment {name!r}; {nearest_name(name, names)}",
         field="--experiment",
-        remedy="Correct it, or add --create-experiment",
+        remedy=remedy,
     )
 
 
@@ -210,8 +210,8 @@ def start_run(
         The run as KFP returned it.
 
     Raises:
-        InputError: The server refuses. The MLflow run is closed as failed then.
-        ServerError: The server fails; likewise.
+        InputError: The server refuses.
+        ServerError: The server fails.
     """
     arguments = pipeline_arguments(settings) | {"mlflow_run_id": parent.run_id if parent else ""}
     body = server.V2beta1Run(
@@ -222,17 +222,7 @@ def start_run(
         service_account=service_account,
         plugins_input=plugin_input(settings),
     )
-    try:
-        run = _start(api, body)
-    except BaseException as error:
-        # Also when interrupted: nobody else would close it.
-        if parent is not None:
-            parent.close("FAILED", f"the run could not be started: {error}")
-        raise
-    if parent is not None:
-        parent.tag(KFP_RUN_TAG, run.run_id)
-        parent.tag("vitalfuse.kfp_run_url", api.run_url(run.run_id))
-    return run
+    return _start(api, body)
 
 
 def _start(api: KfpApi, body: server.V2beta1Run) -> server.V2beta1Run:
@@ -291,7 +281,27 @@ def schedule_runs(
         service_account=service_account,
         plugins_input=plugin_input(settings),
     )
-    return _create(api.recurring_runs.recurring_run_service_create_recurring_run, body)
+    # Several may have the same name.
+    known = {schedule.recurring_run_id for schedule in _namesakes(api, body)}
+    try:
+        return _create(api.recurring_runs.recurring_run_service_create_recurring_run, body)
+    except ServerError:
+        # As for a run: it may have been made all the same, and a second one would run everything twice.
+        made = [schedule for schedule in _namesakes(api, body) if schedule.recurring_run_id not in known]
+        if not made:
+            raise
+        return made[0]
+
+
+def _namesakes(api: KfpApi, body: server.V2beta1RecurringRun) -> list[server.V2beta1RecurringRun]:
+    listed = api.recurring_runs.recurring_run_service_list_recurring_runs(
+        experiment_id=body.experiment_id,
+        filter=_named(body.display_name),
+        sort_by="created_at desc",
+        page_size=100,
+        **_in_namespace(api),
+    )
+    return listed.recurring_runs or []
 
 
 def _create(call: Callable[[Any], Any], body: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from components.common.step import StepRecord
 from components.common.tracking import CACHED_TAG, SOURCE_RUN_TAG, STEP_TAG
 from data_schemas.errors import InputError
 from pipelines.settings import Settings
+from pipelines.uris import without_passwords
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -86,31 +86,36 @@ def prepare_store(settings: Settings) -> Store:
     return open_store(uri, settings.tracking.experiment, artifacts)
 
 
-def open_store(uri: str, name: str, artifacts: str | None = None) -> Store:
+def open_store(uri: str, name: str, artifacts: str | None = None, *, create: bool = True) -> Store:
     """Find an experiment in a store, or make it.
 
     Args:
         uri: Tracking URI.
         name: The experiment.
         artifacts: Where a new experiment keeps its artifacts; None: where the server puts them.
+        create: Whether to make the experiment where it is not there.
 
     Returns:
         The store.
 
     Raises:
-        InputError: The server can't be reached, or refuses.
+        InputError: The server can't be reached, or refuses; or the experiment is not there and not to be made.
     """
     _refuse_plain_files(uri)
     with client_settings(IMPATIENT):
         try:
             client = open_client(uri)
-            experiment = client.get_experiment_by_name(name) or create_experiment(client, name, artifacts)
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None and create:
+                experiment = create_experiment(client, name, artifacts)
         except Exception as error:
             raise InputError(
                 f"the MLflow server at {without_passwords(uri)} can't be used ({_cause(error)})",
                 field="tracking.uri",
                 remedy="Start the server, or correct the setting or MLFLOW_TRACKING_URI; without both, SQLite is used",
             ) from error
+    if experiment is None:
+        raise InputError(f"there is no MLflow experiment {name!r}", field="tracking.experiment", remedy="Correct it")
     if experiment.lifecycle_stage != "active":
         raise InputError(
             f"the MLflow experiment {name!r} is deleted",
@@ -179,11 +184,6 @@ def open_client(uri: str) -> MlflowClient:
 
     logging.getLogger("alembic").setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
-
-
-def without_passwords(text: str) -> str:
-    """Cut user and password out of every URI in a text."""
-    return re.sub(r"://[^/\s@]+@", "://", text)
 
 
 def _cause(error: Exception) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from components.common import environment
@@ -39,11 +41,30 @@ def open_pipeline_run(settings: dict[str, Any], mlflow_run_id: str = "") -> str:
         SHA-256 of the sources' listing, hexadecimal.
 
     Raises:
-        InputError: A source is not there, or the pods' MLflow server does not have the run that was opened before.
+        InputError: A source is not there, the pods' MLflow server does not have the run that was opened before, or
+            the pods' account may not write into the experiment.
     """
     if tracking_enabled():
-        _open_parent(settings, mlflow_run_id)
+        with _denials_told(settings["tracking"]["experiment"]):
+            _open_parent(settings, mlflow_run_id)
     return source_digest(IngestSettings.model_validate(settings["ingest"]))
+
+
+@contextmanager
+def _denials_told(experiment: str) -> Iterator[None]:
+    """Tell in one line that the pods' account lacks a right: every later step would lack it too."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "PERMISSION_DENIED":
+            raise
+        raise InputError(
+            f"the pods' MLflow account may not write into the experiment {experiment!r}, which another account made",
+            field="tracking.experiment",
+            remedy="Give that account the permission EDIT there, or name an experiment that is not there yet",
+        ) from error
 
 
 def _open_parent(settings: dict[str, Any], mlflow_run_id: str) -> None:

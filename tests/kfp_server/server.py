@@ -51,7 +51,7 @@ class KfpServer:
 
     Args:
         folder: Folder for runs and the cache.
-        token: Token that every call but the health check must bear; None: no one asks.
+        token: Token that every call but the health check must bear; None: no one asks. Later, ``tokens`` may change.
         namespaces: Namespaces of a server with several users; None: a server with one.
         plugin: KFP's own MLflow integration, where it is on.
         execute: Makes the execution of a run in place of kfp.local, from the run's arguments.
@@ -72,7 +72,8 @@ class KfpServer:
         knows_plugins: bool = True,
         tls: tuple[str, str] | None = None,
     ) -> None:
-        self.folder, self.token, self.namespaces = folder, token, namespaces
+        self.folder, self.namespaces = folder, namespaces
+        self.tokens = {token} if token else set()
         self.plugin, self.execute, self.knows_plugins = plugin, execute, knows_plugins
         self.pod_environment = pod_environment or {}
         self.state, self.faults = State(), Faults()
@@ -155,9 +156,9 @@ class KfpServer:
                 self._carry_out()
             if (told := answer(fault)) is not None:
                 return told
-        if self.token and request.path != f"{_API}/healthz":
+        if self.tokens and request.path != f"{_API}/healthz":
             given = request.headers.get("Authorization", "")
-            if given != f"Bearer {self.token}":
+            if given.removeprefix("Bearer ") not in self.tokens:
                 raise ApiError(401, 16, "Request header error: the token is missing or not valid")
         return None
 
@@ -165,6 +166,8 @@ class KfpServer:
         """Carry out a call whose answer will be lost."""
         if request.path == f"{_API}/runs" and request.method == "POST":
             self._create_run()
+        elif request.path == f"{_API}/recurringruns" and request.method == "POST":
+            self._create_schedule()
 
     def _body(self, kind: str) -> dict[str, Any]:
         body = request.get_json()
@@ -412,8 +415,12 @@ class KfpServer:
     # -- schedules
 
     def _list_schedules(self) -> Response:
-        self._check_namespace(request.args.get("namespace"))
-        return _page("recurringRuns", list(self.state.schedules.values()), "V2beta1ListRecurringRunsResponse")
+        experiment = request.args.get("experiment_id")
+        if not experiment:
+            self._check_namespace(request.args.get("namespace"))
+        listed = self.state.schedules.values()
+        mine = [schedule for schedule in listed if not experiment or schedule["experiment_id"] == experiment]
+        return _page("recurringRuns", mine, "V2beta1ListRecurringRunsResponse")
 
     def _create_schedule(self) -> Response:
         body = self._body("V2beta1RecurringRun")

@@ -102,19 +102,31 @@ def test_steps_are_repeated_with_backoff_and_cached_with_their_code_version(comp
     for step, task in _tasks(compiled, "default").items():
         policy = task["retryPolicy"]
         assert policy["maxRetryCount"] == 2
-        assert (policy["backoffDuration"], policy["backoffMaxDuration"]) == ("30s", "600s")
+        assert (policy["backoffDuration"], policy["backoffFactor"]) == ("30s", 2.0)
         if step in ("open_run", "close_run"):
-            assert step == "close_run" or not task["cachingOptions"].get("enableCache")
+            assert task["cachingOptions"] == {}
         else:
             assert task["cachingOptions"]["enableCache"] is True
             assert "code_version" in task["inputs"]["parameters"]
     assert "retryPolicy" not in _tasks(compiled, "large")["ingest"]
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_a_step_may_be_repeated_until_each_attempt_has_had_its_timeout(compiled, name):
+    """Argo ends all retries once this time is over, counted from the first attempt's start."""
+    executors = _executors(compiled, name)
+    repeated = {step: task["retryPolicy"] for step, task in _tasks(compiled, name).items() if "retryPolicy" in task}
+    assert len(repeated) > 8
+    for step, policy in repeated.items():
+        timeout = int(executors[step][1]["activeDeadlineSeconds"])
+        waits = [30 * 2**retry for retry in range(policy["maxRetryCount"])]
+        assert seconds(policy["backoffMaxDuration"]) > (len(waits) + 1) * timeout + sum(waits), step
+
+
 def test_the_run_is_closed_also_when_a_step_fails(compiled):
     root = _documents(compiled, "default")[0]["root"]["dag"]["tasks"]
     assert root["close-run"]["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
-    assert set(root) == {"close-run", "steps"} or len(root) == 2
+    assert set(root) == {"close-run", "exit-handler-1"}
 
 
 def test_credentials_are_named_and_never_written(compiled):
@@ -209,6 +221,15 @@ def test_shards_fan_out_and_are_joined(tmp_path):
         ("cluster.environment.AWS_SECRET_ACCESS_KEY=abc", "secret"),
         ("cluster.scratch.size=much", "cluster.scratch.size"),
         ("cluster.backoff.first=soon", "cluster.backoff.first"),
+        ("cluster.backoff.longest=10m", "field cluster.backoff.longest: there is no such setting"),
+        ("cluster.backoff.factor=1.5", "cluster.backoff.factor"),
+        ("cluster.defaults.retries=20", "the last of 20 retries would wait for 4369 h"),
+        ("cluster.defaults.tolerations=[{key: gpu, operator: Exists, value: x}]", "Exists takes no value"),
+        ("cluster.defaults.tolerations=[{value: x}]", "Equal needs a key"),
+        ("cluster.environment.MLFLOW_TRACKING_URI=http://x", "MLFLOW_TRACKING_URI would be overwritten"),
+        ("cluster.environment.MLFLOW_REGISTRY_URI=http://x", "cluster.mlflow_uri"),
+        ("cluster={scratch: {size: 1Gi}, environment: {TMPDIR: /x}}", "TMPDIR would be overwritten"),
+        ("cluster={s3_endpoint: http://s3, environment: {AWS_ENDPOINT_URL_S3: http://x}}", "cluster.s3_endpoint"),
     ],
 )
 def test_bad_settings_are_told_in_one_line(override, words):
@@ -222,6 +243,42 @@ def test_an_environment_value_that_is_refused_is_not_repeated():
     with pytest.raises(InputError) as caught:
         load_settings(find_config("demo"), ["cluster.environment.DATABASE_PASSWORD=hunter2"])
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "cluster.mlflow_uri=http://me:hunter2@mlflow:5000",
+        "cluster.s3_endpoint=https://hunter2@s3.example.org",
+        "cluster.environment.DSN=postgresql://me:hunter2@database/ward",
+        "deploy.mlflow_uri=http://me:hunter2@mlflow:5000",
+    ],
+)
+def test_an_address_that_holds_a_password_is_refused_and_not_repeated(override):
+    with pytest.raises(InputError) as caught:
+        load_settings(find_config("demo"), [override])
+    assert override.partition("=")[0].rpartition(".")[0] in str(caught.value)
+    assert "names a user or a password" in str(caught.value) and "hunter2" not in str(caught.value)
+
+
+def test_variables_that_nothing_overwrites_are_taken():
+    kept = {"TMPDIR": "/data/tmp", "AWS_ENDPOINT_URL_S3": "http://s3", "PROXY": "http://proxy:3128"}
+    assert ClusterSettings.model_validate({"environment": kept}).environment == kept
+
+
+@pytest.mark.parametrize(
+    ("given", "operator"),
+    [
+        ({"key": "gpu", "value": "true", "effect": "NoSchedule"}, "Equal"),
+        ({"key": "gpu", "effect": "NoSchedule"}, "Exists"),
+        ({"key": "gpu", "operator": "Equal"}, "Equal"),
+        ({}, "Exists"),
+    ],
+)
+def test_a_toleration_has_an_operator_that_kubernetes_takes(given, operator):
+    settings = ClusterSettings.model_validate({"defaults": {"tolerations": [given]}})
+    (toleration,) = settings.resources("train").tolerations
+    assert toleration.model_dump(exclude_none=True) == given | {"operator": operator}
 
 
 def test_a_steps_own_values_go_over_the_defaults():

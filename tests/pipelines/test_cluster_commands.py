@@ -1,12 +1,14 @@
 """`vitalfuse runs`, `logs`, `cancel`, `retry` and `schedule` against a server that speaks KFP's API."""
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from pipelines.tracking import open_client
 from tests.kfp_server import scripts
 from tests.kfp_server.execution import ScriptedExecution
 from tests.kfp_server.server import KfpServer
 
+SCHEDULES = "/apis/v2beta1/recurringruns"
 UNKNOWN = "11111111-2222-3333-4444-555555555555"
 
 
@@ -63,6 +65,12 @@ def test_runs_are_listed_with_their_state_the_newest_first(serve, submitted):
     assert "tiny 20" in lines[1]
     assert len(submitted(server, "runs", "--limit", "1").stdout.splitlines()) == 2
     assert submitted(server, "runs", "--experiment", "Default").stdout == "no runs\n"
+
+
+def test_runs_of_an_experiment_that_is_not_there(serve, submitted):
+    result = submitted(serve(), "runs", "--experiment", "Defalt")
+    _refused(result, "there is no KFP experiment 'Defalt'", "did you mean 'Default'?", "Correct it.")
+    assert "--create-experiment" not in result.stderr
 
 
 @pytest.mark.parametrize("width", [80, 60])
@@ -181,6 +189,21 @@ def test_retry_that_fails_again(serve, submitted, tracking_uri):
     assert server.wait(run_id).state == "SUCCEEDED"
 
 
+def test_retry_goes_on_where_mlflow_fails(serve, submitted, tracking_uri, monkeypatch):
+    def fail(*_):
+        raise MlflowException("API request failed")
+
+    server = serve(scripts.failing("train"), scripts.happy(), scripts.failing("train"), scripts.happy())
+    for method in ("pipelines.cluster_tracking.ParentRun.reopen", "pipelines.cluster_view.find_parent_run"):
+        submitted(server, "submit", "--wait")
+        run_id = list(server.state.runs)[-1]
+        monkeypatch.setattr(method, fail)
+        result = submitted(server, "retry", run_id, "--wait", "--tracking-uri", tracking_uri)
+        assert result.exit_code == 0, result.output
+        assert "(MlflowException)" in result.stderr
+        assert server.state.runs[run_id].state == "SUCCEEDED"
+
+
 def test_retry_of_what_has_not_failed_is_refused(serve, submitted):
     server = serve(scripts.happy())
     submitted(server, "submit")
@@ -243,6 +266,30 @@ def test_a_schedule_uploads_the_pipeline_once_too(serve, submitted):
     submitted(server, "submit")
     assert "(unchanged)" in submitted(server, "schedule", "create", "--every", "1d").stdout
     assert len(server.state.versions) == 1
+
+
+def test_a_schedule_that_was_made_but_not_answered_is_not_made_twice(serve, submitted):
+    server = serve()
+    create = ("schedule", "create", "--every", "12h")
+    first = submitted(server, *create)
+    server.faults.order("POST", SCHEDULES, after=True, status=504, times=1)
+    second = submitted(server, *create)
+    assert second.exit_code == 0, second.output
+    assert server.faults.count("POST", SCHEDULES) == 2
+    identifiers = list(server.state.schedules)
+    assert len(identifiers) == 2
+    # Not the older one of the same name.
+    assert identifiers[0] in first.stdout and f"schedule  {identifiers[1]}: every 12h" in second.stdout
+
+
+def test_a_schedule_that_was_not_made_is_not_taken_for_one_of_the_same_name(serve, submitted):
+    server = serve()
+    submitted(server, "schedule", "create", "--every", "12h")
+    server.faults.order("POST", SCHEDULES, status=500)
+    result = submitted(server, "schedule", "create", "--every", "12h")
+    assert result.exit_code == 1
+    assert "failed (500" in result.stderr
+    assert len(server.state.schedules) == 1
 
 
 def test_a_schedule_that_can_t_be_made_uploads_nothing(serve, submitted):

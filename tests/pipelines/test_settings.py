@@ -1,11 +1,14 @@
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
 from data_schemas.errors import InputError
+from pipelines.local import _log_inputs, pipeline_arguments
 from pipelines.reference import settings_reference
 from pipelines.settings import Settings, config_names, find_config, load_settings
+from pipelines.uris import names_user, without_passwords
 
 MINIMAL = {"name": "x", "ingest": {"name": "x", "sources": [{"format": "export", "path": "source"}]}}
 
@@ -81,6 +84,41 @@ def test_environment_variables_in_the_file_are_replaced(tmp_path, monkeypatch):
     assert _load(tmp_path, content).ingest.sources[0].path == "/data/a"
 
 
+def test_a_password_in_the_tracking_uri_is_used_and_never_written_down(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKING", "http://me:hunter2@mlflow.example.org:5000/")
+    path = tmp_path / "settings.yaml"
+    # A literal one is written into the copy of the file as well.
+    path.write_text(yaml.safe_dump({**MINIMAL, "tracking": {"uri": "${TRACKING}"}}) + "# http://me:hunter2@mlflow\n")
+    settings = load_settings(path)
+    assert settings.tracking.uri == "http://me:hunter2@mlflow.example.org:5000/"
+    arguments = pipeline_arguments(settings)
+    assert arguments["settings"]["tracking"]["uri"] == "http://mlflow.example.org:5000/"
+    logged = []
+    monkeypatch.setattr("pipelines.local.tracking.log_files", lambda store, run_id, files: logged.extend(files))
+    monkeypatch.setattr("pipelines.cluster.compile_pipeline", lambda output, **_: output.write_text("{}"))
+    (tmp_path / "run").mkdir()
+    _log_inputs(None, "run", tmp_path / "run", settings, path)
+    texts = {file.name: file.read_text() for file, _ in logged}
+    assert set(texts) == {"pipeline.yaml", "settings.yaml", "settings_resolved.yaml"}
+    assert "http://mlflow.example.org:5000/" in texts["settings_resolved.yaml"]
+    assert "hunter2" not in "".join(texts.values()) + str(arguments) + str(settings.model_dump())
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://me:hunter2@host:5000/x", "http://host:5000/x"),
+        ("postgresql://me:hunt@er2@host/db", "postgresql://host/db"),
+        ("no http://a:b@c, nor http://t0ken@d/ here", "no http://c, nor http://d/ here"),
+        ("http://host/?mail=me@example.org", "http://host/?mail=me@example.org"),
+        ("me@example.org", "me@example.org"),
+    ],
+)
+def test_passwords_are_cut_out_of_uris(text, shown):
+    assert without_passwords(text) == shown
+    assert names_user(text) is (text != shown)
+
+
 def test_a_settings_file_that_is_not_there_is_told_with_the_ready_ones():
     with pytest.raises(InputError, match="demo"):
         find_config("nothing")
@@ -115,6 +153,17 @@ def test_sections_survive_the_way_through_kfp(name):
 def test_the_reference_page_is_true():
     page = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
     assert page.read_text() == settings_reference(), "run: vitalfuse settings > docs/settings.md"
+
+
+def test_the_reference_has_the_defaults_that_count_on_a_cluster():
+    lines = settings_reference().splitlines()
+    settings = Settings.model_validate(MINIMAL).cluster
+    for key, value in settings.resources("compare").model_dump(exclude={"tolerations"}).items():
+        (line,) = (line for line in lines if line.startswith(f"| `cluster.defaults.{key}` "))
+        assert f"| `{json.dumps(value)}` |" in line
+    train = settings.resources("train")
+    values = [train.cpu, train.cpu_limit, train.memory, train.memory_limit, train.timeout]
+    assert "| `train` | " + " | ".join(f"`{json.dumps(value)}`" for value in values) + " |" in lines
 
 
 def test_every_setting_is_explained():

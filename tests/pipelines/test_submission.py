@@ -2,9 +2,11 @@
 
 import datetime
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from data_schemas.errors import InputError
 from pipelines.local import pipeline_arguments
@@ -13,6 +15,7 @@ from pipelines.tracking import PROCESS_TAG, open_client
 from tests.kfp_server import scripts
 from tests.kfp_server.execution import ScriptedExecution
 from tests.kfp_server.server import KfpServer
+from tests.mlflow_server import MlflowServer
 from training.names import MODEL_NAMES
 
 RUNS = "/apis/v2beta1/runs"
@@ -263,12 +266,103 @@ def test_a_start_that_was_heard_but_not_answered_is_not_repeated(server, submitt
     assert parent.data.tags["vitalfuse.kfp_run_id"] == _only(server).run_id
 
 
+def test_mlflow_that_can_t_be_closed_does_not_hide_why_the_run_was_not_started(server, submitted, monkeypatch):
+    monkeypatch.setattr("pipelines.cluster_tracking.ParentRun.close", _mlflow_is_away)
+    server.faults.order("POST", RUNS, status=500)
+    result = submitted(server, "submit")
+    _refused(result, "the KFP server at", "failed (500", code=1)
+    assert "warning: the MLflow run could not be closed (MlflowException)" in result.stderr
+
+
 def test_a_slow_server_is_told_of(server, submitted):
     server.faults.order("GET", RUNS, delay=1.5)
     _refused(submitted(server, "runs", "--answer-timeout", "0.5"), "did not answer within", code=1)
 
 
 # -- MLflow
+
+
+def _mlflow_is_away(*_):
+    raise MlflowException("API request failed")
+
+
+def test_mlflow_that_fails_after_the_start_does_not_lose_the_run(server, submitted, monkeypatch):
+    monkeypatch.setattr("pipelines.cluster_tracking.ParentRun.tag", _mlflow_is_away)
+    result = submitted(server, "submit")
+    assert result.exit_code == 0, result.output
+    run = _only(server)
+    assert f"KFP run   {server.url}/#/runs/details/{run.run_id}" in result.stdout
+    assert "warning: the MLflow run does not name the KFP run yet (MlflowException)" in result.stderr
+    # Its first step takes the MLflow run all the same.
+    assert run.data["runtime_config"]["parameters"]["mlflow_run_id"]
+
+
+@pytest.mark.parametrize("step", [None, "train"])
+def test_mlflow_that_fails_at_the_end_does_not_change_how_the_run_ended(tmp_path, submitted, monkeypatch, step):
+    def refuse(settings):
+        raise InputError("the MLflow server is away")
+
+    monkeypatch.setattr("pipelines.cluster_view.open_parent_run", refuse)
+    monkeypatch.setattr("pipelines.cluster_view.find_parent_run", _mlflow_is_away)
+    script = scripts.failing(step) if step else scripts.happy()
+    with _serve(tmp_path, script, result=step is None) as server:
+        result = submitted(server, "submit", "--wait")
+    assert result.exit_code == (1 if step else 0), result.output
+    assert result.stdout.splitlines()[-1].startswith(f"run       {'failed' if step else 'succeeded'} after ")
+    assert "warning: the MLflow run could not be looked up (MlflowException)" in result.stderr
+
+
+@pytest.fixture
+def accounts(tmp_path, empty_mlflow, submitted, monkeypatch):
+    """An MLflow server with accounts, where nobody may write into the experiments of others."""
+    shutil.copy(empty_mlflow, tmp_path / "accounts.db")
+    with MlflowServer(tmp_path / "accounts.db") as running:
+        yield running
+
+
+def _sign_in(monkeypatch, name):
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", name)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2")
+
+
+def test_who_may_only_read_in_mlflow_leaves_the_run_to_the_first_task(server, submitted, accounts, monkeypatch):
+    _sign_in(monkeypatch, "pipeline")
+    open_client(accounts.url).create_experiment("vitalfuse")
+    _sign_in(monkeypatch, "alice")
+    result = submitted(server, "submit", "--set", f"tracking.uri={accounts.url}")
+    assert result.exit_code == 0, result.output
+    assert f"warning: the MLflow server at {accounts.url} opens no run for this account" in result.stderr
+    assert "the first step opens the MLflow run" in result.stderr
+    assert _only(server).data["runtime_config"]["parameters"]["mlflow_run_id"] == ""
+
+
+def test_who_signs_in_to_mlflow_makes_no_experiment_that_the_pods_could_not_write_into(
+    server, submitted, accounts, monkeypatch
+):
+    _sign_in(monkeypatch, "alice")
+    result = submitted(server, "submit", "--set", f"tracking.uri={accounts.url}")
+    assert result.exit_code == 0, result.output
+    assert "there is no MLflow experiment 'vitalfuse'; the first step opens the MLflow run" in result.stderr
+    assert open_client(accounts.url).get_experiment_by_name("vitalfuse") is None
+
+
+# MLflow's own import.
+@pytest.mark.filterwarnings("ignore:starlette.middleware.wsgi is deprecated")
+def test_who_may_write_in_mlflow_opens_the_run_and_leaves_no_password_there(server, submitted, accounts, monkeypatch):
+    _sign_in(monkeypatch, "alice")
+    open_client(accounts.url).create_experiment("vitalfuse")
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.delenv(name)
+    address = accounts.url.replace("://", "://alice:hunter2@")
+    result = submitted(server, "submit", "--set", f"tracking.uri={address}")
+    assert result.exit_code == 0, result.output
+    (parent,) = _parents(address)
+    shown = f"{accounts.url}/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}"
+    assert f"MLflow    {shown}" in result.stdout.splitlines()
+    run = _only(server)
+    assert run.data["runtime_config"]["parameters"]["mlflow_run_id"] == parent.info.run_id
+    assert parent.data.params["tracking.uri"] == accounts.url
+    assert "hunter2" not in json.dumps(run.data) + run.package + str(parent.to_dictionary()) + result.output
 
 
 def test_without_an_mlflow_server_the_first_task_opens_the_run(server, submitted):
@@ -514,8 +608,9 @@ def test_ctrl_c_stops_watching_and_leaves_the_run(tmp_path, submitted, monkeypat
         assert _only(server).state == "RUNNING"
 
 
-def test_a_server_that_is_away_for_a_while_does_not_end_the_wait(server, submitted):
-    server.faults.order("GET", ONE_RUN, status=503, times=9)
+@pytest.mark.parametrize("status", [503, 429, 408])
+def test_a_server_that_is_away_or_busy_for_a_while_does_not_end_the_wait(server, submitted, status):
+    server.faults.order("GET", ONE_RUN, status=status, times=9)
     result = submitted(server, "submit", "--wait")
     assert result.exit_code == 0, result.output
 
@@ -532,7 +627,48 @@ def test_a_token_that_runs_out_ends_the_wait(tmp_path, submitted):
     script = [{"kind": "started", "task": "open-run"}, 30.0]
     with _serve(tmp_path, script, token="s3cret") as server:
         server.faults.order("GET", ONE_RUN, status=401, body='{"code": 16, "message": "expired"}')
-        _refused(submitted(server, "submit", "--wait", "--token", "s3cret"), "does not accept the token (401)")
+        result = submitted(server, "submit", "--wait", "--token", "s3cret")
+        _refused(result, "does not accept the token (401); the run goes on without being watched")
+
+
+def test_a_token_that_kubernetes_writes_anew_while_we_wait_is_read_again(tmp_path, submitted):
+    file = tmp_path / "token"
+    file.write_text("first")
+
+    def rotate():
+        server.tokens.add("second")
+        file.write_text("second")
+
+    script = [
+        {"kind": "started", "task": "open-run"},
+        rotate,
+        0.2,  # A call may be under way.
+        lambda: server.tokens.remove("first"),
+        0.2,
+        *scripts.happy()[1:],
+    ]
+    with _serve(tmp_path, script, token="first") as server:
+        result = submitted(server, "submit", "--wait", "--token-file", str(file))
+        assert result.exit_code == 0, result.output
+        assert server.tokens == {"second"}
+
+
+def test_a_token_file_that_can_t_be_read_for_a_moment_leaves_the_last_token(tmp_path, submitted):
+    file = tmp_path / "token"
+    file.write_text("s3cret")
+    script = [{"kind": "started", "task": "open-run"}, file.unlink, 0.2, *scripts.happy()[1:]]
+    with _serve(tmp_path, script, token="s3cret") as server:
+        assert submitted(server, "submit", "--wait", "--token-file", str(file)).exit_code == 0
+
+
+def test_options_that_mean_nothing_without_wait_are_refused(server, submitted, monkeypatch):
+    _refused(submitted(server, "submit", "--timeout", "60"), "--timeout", "needs --wait")
+    _refused(submitted(server, "retry", "x", "--timeout", "60"), "--timeout", "needs --wait")
+    _refused(submitted(server, "retry", "x", "--tracking-uri", "http://mlflow"), "--tracking-uri", "needs --wait")
+    assert not server.state.runs
+    # The environment may name the server for other commands.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow")
+    _refused(submitted(server, "retry", "x"), "there is no run 'x'")
 
 
 def test_a_pipeline_of_the_settings_cluster_section_is_uploaded(server, submitted):

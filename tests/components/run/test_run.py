@@ -9,6 +9,7 @@ from components.ingest.locations import source_digest
 from components.ingest.settings import IngestSettings
 from components.run.run import close_pipeline_run, open_pipeline_run
 from data_schemas.errors import InputError
+from tests.mlflow_server import MlflowServer
 
 KFP_RUN = "1f0c-kfp-run"
 
@@ -113,6 +114,24 @@ def test_a_run_that_somebody_deleted_is_replaced(store, settings):
     open_pipeline_run(settings, given)
     (run,) = _runs(store)
     assert run.info.run_id != given
+
+
+def test_an_experiment_that_the_pods_account_may_not_write_into_is_told(store, settings, monkeypatch, tmp_path):
+    with MlflowServer(tmp_path / "mlflow.db") as server:
+        mlflow.set_tracking_uri(server.url)
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "alice")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "x")
+        given = _opened(mlflow.MlflowClient(server.url))
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "pipeline")
+        for run_id in (given, ""):
+            with pytest.raises(InputError, match="may not write into the experiment 'ward'") as caught:
+                open_pipeline_run(settings, run_id)
+            assert caught.value.field == "tracking.experiment" and "EDIT" in caught.value.remedy
+        settings["tracking"]["experiment"] = "the pods' own"
+        open_pipeline_run(settings)
+        made = store.get_experiment_by_name("the pods' own")
+        assert server.owners[made.experiment_id] == "pipeline"
+        assert len(store.search_runs([made.experiment_id])) == 1
 
 
 def test_where_kfp_tracks_the_run_ours_is_deleted(store, settings, monkeypatch):
