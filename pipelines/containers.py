@@ -130,14 +130,13 @@ def plan_containers(settings: Settings, run: str, store_uri: str, artifacts: str
         Folders, user and network.
 
     Raises:
-        InputError: Docker does not answer, or the store's folder holds what steps must not write to.
+        InputError: Docker does not answer.
     """
     locations = all_locations(settings.ingest)
     sources = [Path(location).absolute() for location in locations if not location.startswith(_S3)]
     named = [Path(value).absolute() for name in _FILES if (value := os.environ.get(name)) and Path(value).is_file()]
     workspace = settings.workspace.absolute()
     stores = [path for path in _store_folders(store_uri, artifacts) if not path.is_relative_to(workspace)]
-    _check_stores(stores)
     writable = dict.fromkeys([workspace, *stores])
     only_read = [path for path in dict.fromkeys([*sources, *named]) if path not in writable]
     local = len(sources) == len(locations) and _is_file_store(store_uri) and _is_local(artifacts)
@@ -173,17 +172,6 @@ def _store_folders(uri: str, artifacts: str) -> list[Path]:
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     return folders
-
-
-def _check_stores(folders: list[Path]) -> None:
-    """Refuse a store whose folder, to which the steps may write, holds what is none of their business."""
-    for folder in folders:
-        if any(place.is_relative_to(folder) for place in (Path.home(), Path.cwd())):
-            raise InputError(
-                f"the store lies in {folder}, and steps in containers could write to all that is there",
-                field="tracking.uri",
-                remedy="Put the store into a folder of its own",
-            )
 
 
 def _user(info: Mapping[str, Any]) -> str:

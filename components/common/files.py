@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from data_schemas.errors import InputError
-
 
 def _temporary_sibling(target: Path) -> Path:
     return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
@@ -59,22 +57,3 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def check_temporary_folder() -> None:
-    """Look whether the folder that ``TMPDIR`` names for temporary files can be written to.
-
-    Python otherwise goes on in another folder without a word, such as on the node's small disk.
-
-    Raises:
-        InputError: It can't.
-    """
-    folder = os.environ.get("TMPDIR")
-    if folder and not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(
-            f"user {os.getuid()} can't write to it",
-            file=folder,
-            field="TMPDIR",
-            remedy="On a cluster, give cluster.scratch a storage class whose volumes this user may write to; "
-            "see docs/cluster.md",
-        )

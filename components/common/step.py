@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from components.common import environment
 from components.common.events import EventWriter
-from components.common.files import atomic_file, check_temporary_folder
+from components.common.files import atomic_file
 from components.common.result import StepResult
 from data_schemas.errors import InputError
 
@@ -71,7 +71,6 @@ def run_step(step: str, core: Core, *, output: Path, tags: dict[str, str] | None
         print(f"[{step}] {text}", flush=True)
 
     try:
-        check_temporary_folder()
         compute_seconds = _run_tracked(step, core, output, tags or {}, progress)
     except Exception as error:
         traceback.print_exc()

@@ -19,20 +19,11 @@ needed() { for name; do eval "[ -n \"\${$name:-}\" ]" || fail "$name is not in t
 umask 077
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-# A shell need not run the line above when a signal ends it.
-trap 'exit 129' HUP
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
-there() { $kubectl --namespace "$namespace" get secret "$1" >/dev/null 2>&1; }
-value() {  # value NAME KEY
-    $kubectl --namespace "$namespace" get secret "$1" --output "jsonpath={.data.$2}" | base64 -d
-}
 
 secret() {  # secret NAME KEY=VALUE...
     name=$1
     shift
-    if there "$name"; then
+    if $kubectl --namespace "$namespace" get secret "$name" >/dev/null 2>&1; then
         echo "secrets: $name is there already" >&2
         return
     fi
@@ -50,12 +41,6 @@ case $overlay in
 small)
     DATABASE_HOST=postgres DATABASE_PORT=5432 DATABASE_NAME=mlflow DATABASE_USER=mlflow DATABASE_PASSWORD=$(random)
     MLFLOW_S3_ACCESS_KEY_ID=$(random | cut -c1-20) MLFLOW_S3_SECRET_ACCESS_KEY=$(random)
-    for name in vitalfuse-s3 vitalfuse-mlflow-s3; do  # the second is what the S3 server knows
-        if there $name; then
-            MLFLOW_S3_ACCESS_KEY_ID=$(value $name access_key_id)
-            MLFLOW_S3_SECRET_ACCESS_KEY=$(value $name secret_access_key)
-        fi
-    done
     # One S3 server with one user: the steps read their sources with the same key.
     S3_ACCESS_KEY_ID=$MLFLOW_S3_ACCESS_KEY_ID S3_SECRET_ACCESS_KEY=$MLFLOW_S3_SECRET_ACCESS_KEY
     ;;

@@ -122,15 +122,6 @@ def test_a_server_or_a_bucket_needs_the_network(tmp_path, docker, source, uri, a
     assert _plan(tmp_path, _settings(tmp_path, path=source), uri, artifacts).network == "host"
 
 
-@pytest.mark.parametrize("place", ["home", "home/work", "."])
-def test_a_store_beside_private_files_is_refused(tmp_path, docker, monkeypatch, place):
-    (tmp_path / "home" / "work").mkdir(parents=True)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path / "home" / "work")
-    with pytest.raises(InputError, match="steps in containers could write to all that is there"):
-        _plan(tmp_path / "elsewhere", _settings(tmp_path, path="/data"), f"sqlite:///{tmp_path / place}/m.db")
-
-
 def test_under_docker_without_root_the_user_is_root_inside(tmp_path, docker):
     docker(security=["name=seccomp,profile=default", "name=rootless"])
     assert _plan(tmp_path, _settings(tmp_path)).user == "0:0"

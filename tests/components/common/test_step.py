@@ -70,14 +70,6 @@ def test_a_failed_step_tells_the_cause_and_its_kind(tmp_path, kind, code, cause)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_step_without_room_for_temporary_files_says_so(tmp_path):
-    done = _run(tmp_path, "fine", TMPDIR=str(tmp_path / "absent"))
-    assert done.returncode == 2
-    [*_, last] = list(read_events(tmp_path / "run"))
-    assert last.input_error and f"{tmp_path / 'absent'}, field TMPDIR" in last.text
-    assert not (tmp_path / "out").exists()
-
-
 def test_results_and_parts_are_logged_under_the_parent_run(tmp_path):
     import mlflow
 
