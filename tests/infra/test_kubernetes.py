@@ -522,8 +522,19 @@ def test_the_server_is_called_as_the_pipeline_calls_it(overlay):
         assert settings["data"]["MLFLOW_S3_ENDPOINT_URL"].startswith("https://")
 
 
-def test_tables_are_upgraded_with_the_servers_image_and_settings():
-    spec = by_name(render(UPGRADED), "Deployment", "mlflow")["spec"]["template"]["spec"]
+def _add_upgrade(folder):
+    file = folder / "kustomization.yaml"
+    content = yaml.safe_load(file.read_text())
+    content.setdefault("components", []).append("../../components/upgrade-database")
+    file.write_text(yaml.safe_dump(content))
+
+
+@pytest.mark.parametrize("overlay", [UPGRADED, *OVERLAYS])
+def test_tables_are_upgraded_with_the_servers_image_and_settings(overlay, tmp_path):
+    """In an overlay of the user's own, and in the overlays themselves, whose patches come after their components."""
+    objects = render(overlay) if overlay == UPGRADED else render_changed(overlay, tmp_path, _add_upgrade)
+    spec = by_name(objects, "Deployment", "mlflow")["spec"]["template"]["spec"]
     (upgrade,), (server,) = spec["initContainers"], spec["containers"]
     for key in ("image", "env", "envFrom", "volumeMounts"):
         assert upgrade[key] == server[key]
+    assert ("database-ca" in {mount["name"] for mount in upgrade["volumeMounts"]}) == (overlay != "small")
