@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 from pipelines.cluster_settings import STEPS, ClusterSettings, cores, size_bytes
+from pipelines.deploy_settings import DeploySettings
+from pipelines.train_job_settings import TrainJobSettings
 from tests.infra.manifests import (
     OVERLAYS,
     UPGRADED,
@@ -31,8 +33,8 @@ OTHER_PODS = {
     "train-job": {"app.kubernetes.io/name": "vitalfuse", "app.kubernetes.io/component": "train-job"},
     "served": {"serving.kserve.io/inferenceservice": "vitalfuse-diagnosis"},
 }
-# KFP makes this one itself, for its own object store.
-KFPS_SECRETS = {"mlpipeline-minio-artifact"}
+# The first one KFP makes itself, for its own object store.
+KFPS_SECRETS = {"mlpipeline-minio-artifact", "kfp-mlflow-credentials"}
 
 pytestmark = pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
 
@@ -467,11 +469,14 @@ def test_every_rule_of_the_network_names_ports_and_no_whole_internet(overlay):
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_quota_holds_the_servers_and_a_run(overlay):
-    """The pods of the overlay, train, and as many cross-validations as run at a time, with KFP's two helpers each."""
+    """The pods of the overlay and of a served model; train, and as many cross-validations as run at a time.
+
+    Each step has a helper of Argo's beside it, and the driver of another at the same time, which is a pod of two.
+    """
     objects = render(overlay)
     hard = by_name(objects, "ResourceQuota", "vitalfuse")["spec"]["hard"]
     helper = by_name(objects, "LimitRange", "vitalfuse")["spec"]["limits"][0]
-    settings = ClusterSettings()
+    settings, deploy, train_job = ClusterSettings(), DeploySettings(), TrainJobSettings()
     steps = ["train"] + ["cross_validate"] * settings.parallelism
     scalers = {
         item["spec"]["scaleTargetRef"]["name"]: item["spec"]["maxReplicas"]
@@ -485,8 +490,16 @@ def test_the_quota_holds_the_servers_and_a_run(overlay):
                 for container in containers(template)
             )
             run = sum(number(getattr(settings.resources(step), f"{resource}{suffix}")) for step in steps)
-            helpers = len(steps) * number(helper[ready][resource])
-            assert servers + run + helpers <= number(hard[f"{bound}.{resource}"]), f"{bound}.{resource}"
+            helpers = 3 * len(steps) * number(helper[ready][resource])
+            one = number(getattr(deploy, f"{resource}{suffix}")) + number(helper[ready][resource])
+            models = deploy.max_replicas * one
+            job = train_job.nodes * number(getattr(settings.resources("train"), f"{resource}{suffix}"))
+            assert servers + max(run + helpers, job) + models <= number(hard[f"{bound}.{resource}"]), (
+                f"{bound}.{resource}"
+            )
+    assert train_job.nodes <= int(hard["requests.nvidia.com/gpu"]), "a pod of a TrainJob may ask for one"
+    pods = 2 * len(steps) + deploy.max_replicas + sum(scalers.get(name, 1) for name, _ in workloads(objects))
+    assert pods <= int(hard["pods"])
     for step in STEPS:
         assert cores(settings.resources(step).cpu_limit) <= cores(helper["max"]["cpu"])
         assert size_bytes(settings.resources(step).memory_limit) <= size_bytes(helper["max"]["memory"])
@@ -538,3 +551,17 @@ def test_tables_are_upgraded_with_the_servers_image_and_settings(overlay, tmp_pa
     for key in ("image", "env", "envFrom", "volumeMounts"):
         assert upgrade[key] == server[key]
     assert ("database-ca" in {mount["name"] for mount in upgrade["volumeMounts"]}) == (overlay != "small")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_with_cilium_steps_alone_reach_the_kubernetes_api_whatever_its_address(overlay):
+    objects = render(f"{overlay}+cilium")
+    (policy,) = of_kind(objects, "CiliumNetworkPolicy")
+    assert policy["metadata"]["namespace"] == "vitalfuse"
+    chosen = {name for name, labels in _pods(objects).items() if selects(policy["spec"]["endpointSelector"], labels)}
+    assert chosen == {"steps"}
+    (rule,) = policy["spec"]["egress"]
+    assert rule["toEntities"] == ["kube-apiserver"]
+    ports = {item["port"] for to in rule["toPorts"] for item in to["ports"]}
+    of_the_base = by_name(objects, "NetworkPolicy", "steps-to-kubernetes-api")["spec"]["egress"][0]["ports"]
+    assert {str(item["port"]) for item in of_the_base} <= ports
