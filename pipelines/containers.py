@@ -1,8 +1,8 @@
 """Runs the steps of a run on this machine in containers, through kfp.local's DockerRunner.
 
-A container sees what the settings name and no more: the workspace, the sources (read-only), and the MLflow store where
-it is a file; all at the paths that they have outside. It has a read-only root file system, no capabilities, and no
-network unless a server or a bucket is named.
+A container sees what the settings name and no more: the workspace, the sources (read-only), and the folder of the
+MLflow store where it is a file; all at the paths that they have outside. It has a read-only root file system, no
+capabilities, and no network unless a server or a bucket is named.
 """
 
 from __future__ import annotations
@@ -130,13 +130,18 @@ def plan_containers(settings: Settings, run: str, store_uri: str, artifacts: str
         Folders, user and network.
 
     Raises:
-        InputError: Docker does not answer.
+        InputError: Docker does not answer, or the MLflow store is no folder of its own.
     """
     locations = all_locations(settings.ingest)
     sources = [Path(location).absolute() for location in locations if not location.startswith(_S3)]
     named = [Path(value).absolute() for name in _FILES if (value := os.environ.get(name)) and Path(value).is_file()]
     workspace = settings.workspace.absolute()
-    stores = [path for path in _store_folders(store_uri, artifacts) if not path.is_relative_to(workspace)]
+    folders = _store_folders(store_uri, artifacts)
+    stores = [path for path in folders if not path.is_relative_to(workspace)]
+    for folder in stores:
+        _check_store(folder)
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
     writable = dict.fromkeys([workspace, *stores])
     only_read = [path for path in dict.fromkeys([*sources, *named]) if path not in writable]
     local = len(sources) == len(locations) and _is_file_store(store_uri) and _is_local(artifacts)
@@ -163,15 +168,24 @@ def _is_local(artifacts: str) -> bool:
 
 
 def _store_folders(uri: str, artifacts: str) -> list[Path]:
-    """Return the folders of an MLflow store in a file, made where they are not there; none for a server."""
+    """Return the folders of an MLflow store in a file; none for a server."""
     folders = []
     if _is_file_store(uri):
         folders.append(Path(uri.partition(":///")[2].partition("?")[0]).absolute().parent)
         if _is_local(artifacts):
             folders.append(Path(unquote(urlsplit(artifacts).path)).absolute())
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
     return folders
+
+
+def _check_store(folder: Path) -> None:
+    """Refuse a folder in which much else lies: every step could write all of it."""
+    for place, name in ((Path.cwd(), "working"), (Path.home(), "home")):
+        if place.resolve().is_relative_to(folder.resolve()):
+            raise InputError(
+                f"steps would be given {folder}, which is or holds your {name} folder, to write in",
+                field="tracking.uri",
+                remedy="Put the MLflow store into the workspace, or into a folder of its own",
+            )
 
 
 def _user(info: Mapping[str, Any]) -> str:

@@ -7,12 +7,13 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import yaml
 
 from data_schemas.errors import InputError
 from pipelines.deploy_settings import DeploySettings
-from pipelines.pods import container_security, secret_variables
+from pipelines.pods import NO_SIDECAR, container_security, secret_variables
 from pipelines.registry import find_version, parse_version
 from pipelines.settings import Settings
 
@@ -91,13 +92,31 @@ def render(settings: Settings, release: Release) -> list[dict[str, Any]]:
 
     Returns:
         The InferenceService and, where it is asked for, its NetworkPolicy, as JSON values.
+
+    Raises:
+        InputError: The pods would look for MLflow in a namespace where it is not.
     """
     from kubernetes.client import ApiClient
 
+    _check_mlflow(settings)
     objects = [inference_service(settings, release)]
     if settings.deploy.network_policy:
         objects.append(network_policy(settings.deploy))
     return [ApiClient().sanitize_for_serialization(item) for item in objects]
+
+
+def _check_mlflow(settings: Settings) -> None:
+    deploy, uri = settings.deploy, settings.cluster.mlflow_uri
+    home = DeploySettings.model_fields["namespace"].default
+    if deploy.storage_uri or deploy.mlflow_uri or deploy.namespace == home:
+        return
+    host = urlsplit(uri).hostname or ""
+    if "." not in host and ":" not in host:
+        raise InputError(
+            f"pods of the namespace {deploy.namespace} would look there for the server {host!r} of cluster.mlflow_uri",
+            field="deploy.mlflow_uri",
+            remedy=f"Name it with its namespace, such as http://mlflow.{home}:5000; or {uri}, if it is in theirs",
+        )
 
 
 def to_yaml(objects: list[dict[str, Any]]) -> str:
@@ -127,6 +146,7 @@ def inference_service(settings: Settings, release: Release) -> Any:
 
     deploy = settings.deploy
     predictor = V1beta1PredictorSpec(
+        labels=dict(NO_SIDECAR),
         # All requests is what KServe does without the field.
         canary_traffic_percent=deploy.canary if deploy.canary < 100 else None,
         min_replicas=deploy.min_replicas,

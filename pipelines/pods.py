@@ -7,6 +7,9 @@ from typing import Any
 from pipelines.cluster_settings import SecretKeys
 
 USER = 10001
+# Namespaces of KFP's profiles ask for Istio's sidecar. A restricted namespace refuses its rights, the network policies
+# its connections, and beside it a job never ends.
+NO_SIDECAR = {"sidecar.istio.io/inject": "false"}
 
 
 def pod_security() -> Any:

@@ -14,7 +14,7 @@ from components import image as images
 from components.train.pod import MODULE
 from data_schemas.errors import InputError
 from pipelines.cluster_settings import is_named, seconds
-from pipelines.pods import container_security, pod_security, secret_variables
+from pipelines.pods import NO_SIDECAR, container_security, pod_security, secret_variables
 from pipelines.settings import Settings
 from training.addresses import NODE, PORT, TRAIN_JOB, TRAIN_NODES
 
@@ -142,7 +142,7 @@ def training_runtime(settings: Settings) -> dict[str, Any]:
                 }
             ]
         },
-        "template": {"metadata": {"labels": _labels()}, "spec": _pod(settings)},
+        "template": {"metadata": {"labels": _labels() | NO_SIDECAR}, "spec": _pod(settings)},
     }
     if resources.timeout:
         job["activeDeadlineSeconds"] = seconds(resources.timeout)

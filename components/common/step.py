@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -71,6 +72,7 @@ def run_step(step: str, core: Core, *, output: Path, tags: dict[str, str] | None
         print(f"[{step}] {text}", flush=True)
 
     try:
+        _check_temporary_folder()
         compute_seconds = _run_tracked(step, core, output, tags or {}, progress)
     except Exception as error:
         traceback.print_exc()
@@ -118,6 +120,22 @@ def _run_tracked(step: str, core: Core, output: Path, tags: dict[str, str], prog
         with atomic_file(output / RECORD_FILE) as path:
             path.write_text(record.model_dump_json(indent=2))
     return seconds
+
+
+def _check_temporary_folder() -> None:
+    """Refuse a folder for temporary files that can't be written to: Python takes another one, and tells nobody."""
+    folder = os.environ.get("TMPDIR")
+    if not folder:
+        return
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"no temporary file can be written to {folder} ({error.strerror})",
+            field="TMPDIR",
+            remedy=f"Let user {os.getuid()} write there; for cluster.scratch set fsGroup, as docs/cluster.md tells",
+        ) from error
 
 
 def _one_line(error: Exception) -> str:

@@ -14,6 +14,10 @@ command -v debootstrap >/dev/null || fail "debootstrap is missing: apt install d
 work=$(mktemp -d)
 root=$work/root
 trap 'rm -rf "$work"' EXIT
+# Not every shell runs the line above when a signal ends it.
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 # A root file system of its own, so its /dev and /proc are never mounted: nothing is left to unmount.
 debootstrap --variant=minbase "$suite" "$root" "$mirror" >"$work/log" 2>&1 || { tail -5 "$work/log" >&2; fail "debootstrap failed"; }

@@ -19,11 +19,18 @@ needed() { for name; do eval "[ -n \"\${$name:-}\" ]" || fail "$name is not in t
 umask 077
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+# Not every shell runs the line above when a signal ends it.
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+is_there() { $kubectl --namespace "$namespace" get secret "$1" >/dev/null 2>&1; }
+stored() { $kubectl --namespace "$namespace" get secret "$1" --output "jsonpath={.data.$2}" | base64 -d; }
 
 secret() {  # secret NAME KEY=VALUE...
     name=$1
     shift
-    if $kubectl --namespace "$namespace" get secret "$name" >/dev/null 2>&1; then
+    if is_there "$name"; then
         echo "secrets: $name is there already" >&2
         return
     fi
@@ -40,8 +47,17 @@ done
 case $overlay in
 small)
     DATABASE_HOST=postgres DATABASE_PORT=5432 DATABASE_NAME=mlflow DATABASE_USER=mlflow DATABASE_PASSWORD=$(random)
+    # One S3 server with one user: the steps read their sources with the same key, also where one secret was lost.
     MLFLOW_S3_ACCESS_KEY_ID=$(random | cut -c1-20) MLFLOW_S3_SECRET_ACCESS_KEY=$(random)
-    # One S3 server with one user: the steps read their sources with the same key.
+    for name in vitalfuse-mlflow-s3 vitalfuse-s3; do
+        if is_there $name; then
+            MLFLOW_S3_ACCESS_KEY_ID=$(stored $name access_key_id)
+            MLFLOW_S3_SECRET_ACCESS_KEY=$(stored $name secret_access_key)
+            [ -n "$MLFLOW_S3_ACCESS_KEY_ID" ] && [ -n "$MLFLOW_S3_SECRET_ACCESS_KEY" ] ||
+                fail "$name has no access_key_id or no secret_access_key"
+            break
+        fi
+    done
     S3_ACCESS_KEY_ID=$MLFLOW_S3_ACCESS_KEY_ID S3_SECRET_ACCESS_KEY=$MLFLOW_S3_SECRET_ACCESS_KEY
     ;;
 production)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 from functools import cache
@@ -31,6 +32,13 @@ def render(overlay):
         }
         (Path(own) / "kustomization.yaml").write_text(yaml.safe_dump(added))
         return _kustomize(own)
+
+
+def render_changed(overlay, folder, change):
+    """Return the objects of an overlay of which a user has changed a file: ``change`` gets a copy of its folder."""
+    copy = shutil.copytree(KUBERNETES, folder / "kubernetes") / "overlays" / overlay
+    change(copy)
+    return _kustomize(copy)
 
 
 def _kustomize(folder):

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
 
 import pytest
 import yaml
 
 from pipelines.cluster_settings import STEPS, ClusterSettings, cores, size_bytes
-from tests.infra.manifests import OVERLAYS, UPGRADED, by_name, containers, of_kind, render, selects, workloads
+from pipelines.deploy_settings import DeploySettings
+from pipelines.train_job_settings import TrainJobSettings
+from tests.infra.manifests import (
+    OVERLAYS,
+    UPGRADED,
+    by_name,
+    containers,
+    of_kind,
+    render,
+    render_changed,
+    selects,
+    workloads,
+)
 
 # The oldest and the newest version that docs/kubernetes.md names.
 VERSIONS = ("1.31", "1.37")
@@ -19,10 +33,67 @@ OTHER_PODS = {
     "train-job": {"app.kubernetes.io/name": "vitalfuse", "app.kubernetes.io/component": "train-job"},
     "served": {"serving.kserve.io/inferenceservice": "vitalfuse-diagnosis"},
 }
-# KFP makes this one itself, for its own object store.
-KFPS_SECRETS = {"mlpipeline-minio-artifact"}
+# The first one KFP makes itself, for its own object store.
+KFPS_SECRETS = {"mlpipeline-minio-artifact", "kfp-mlflow-credentials"}
 
 pytestmark = pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
+
+
+def _named(namespace):
+    return {"kubernetes.io/metadata.name": namespace}
+
+
+@dataclass(frozen=True)
+class End:
+    """One end of a connection: a pod of some namespace, or an address of no pod."""
+
+    labels: dict = field(default_factory=dict)
+    namespace: dict = field(default_factory=lambda: _named("vitalfuse"))
+    address: str | None = None
+
+
+RUN = OTHER_PODS["steps"]
+SERVED = OTHER_PODS["served"]
+WARD = _named("ward") | {"vitalfuse/uses-mlflow": "true"}
+DNS = End({"k8s-app": "kube-dns"}, _named("kube-system"))
+KFP = End({"app": "ml-pipeline"}, _named("kubeflow"))
+DNS_CACHE, KUBERNETES_API = End(address="169.254.20.10"), End(address="10.0.0.1")
+DATABASE, S3 = End(address="10.0.1.7"), End(address="10.0.2.7")
+EVERY_POD = "every pod"
+# Who may reach what is not in the namespace: where, protocol, port, and the pods.
+OUTWARD = [
+    (DNS, "UDP", 53, EVERY_POD),
+    (DNS, "TCP", 53, EVERY_POD),
+    (DNS, "TCP", 443, set()),
+    (End({"k8s-app": "other"}, _named("kube-system")), "UDP", 53, set()),
+    (DNS_CACHE, "UDP", 53, EVERY_POD),
+    (DNS_CACHE, "TCP", 53, EVERY_POD),
+    (KUBERNETES_API, "TCP", 443, {"steps"}),
+    (KUBERNETES_API, "TCP", 6443, {"steps"}),
+    (KUBERNETES_API, "TCP", 10250, set()),
+    *[(KFP, "TCP", port, {"steps"}) for port in (8080, 8333, 8887, 8888, 9000)],
+    (KFP, "TCP", 3306, set()),
+    (End({}, _named("ward")), "TCP", 8080, set()),
+    (End(address="198.51.100.7"), "TCP", 443, set()),
+]
+OUTWARD_IN_PRODUCTION = [
+    (DATABASE, "TCP", 5432, {"mlflow"}),
+    (DATABASE, "TCP", 443, set()),
+    (S3, "TCP", 443, {"mlflow", "steps", "train-job", "served"}),
+    (S3, "TCP", 5432, set()),
+]
+# Which pods of other namespaces may reach which here.
+INWARD = [
+    (End(RUN, _named("kubeflow")), {"mlflow"}),
+    (KFP, {"mlflow"}),
+    (End({"app": "other"}, _named("kubeflow")), set()),
+    (End(SERVED, WARD), {"mlflow"}),
+    (End({"app": "other"}, WARD), set()),
+    (End(SERVED, _named("ward")), set()),
+    (End(RUN, _named("ward")), set()),
+    (End({}, _named("ingress-nginx")), set()),
+    (End(address="198.51.100.7"), set()),
+]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -218,42 +289,59 @@ def _policies(objects, labels):
     return [item["spec"] for item in of_kind(objects, "NetworkPolicy") if selects(item["spec"]["podSelector"], labels)]
 
 
-def _may_connect(objects, source, target, port, protocol="TCP"):
+def _is_meant(peer, end):
+    """Return whether a peer of a rule is this end of a connection."""
+    if "ipBlock" in peer:
+        return end.address is not None and ip_address(end.address) in ip_network(peer["ipBlock"]["cidr"])
+    here = {"matchLabels": _named("vitalfuse")}
+    return (
+        end.address is None
+        and selects(peer.get("namespaceSelector", here), end.namespace)
+        and selects(peer.get("podSelector", {}), end.labels)
+    )
+
+
+def _allows(objects, labels, direction, other, port, protocol="TCP"):
+    """Return whether the policies of a pod of the namespace let it reach, or be reached from, the other end."""
+    key = {"Egress": "to", "Ingress": "from"}[direction]
+    return any(
+        {"protocol": protocol, "port": port} in rule["ports"] and any(_is_meant(peer, other) for peer in rule[key])
+        for policy in _policies(objects, labels)
+        if direction in policy["policyTypes"]
+        for rule in policy.get(direction.lower(), [])
+    )
+
+
+def _may_connect(objects, source, target, port):
     """Return whether the policies let one pod of the namespace reach another, from both ends."""
-
-    def allows(policies, direction, key, other):
-        return any(
-            (not rule.get("ports") or {"protocol": protocol, "port": port} in rule["ports"])
-            and any(
-                "ipBlock" not in peer and "namespaceSelector" not in peer and selects(peer["podSelector"], other)
-                for peer in rule[key]
-            )
-            for policy in policies
-            if direction in policy["policyTypes"]
-            for rule in policy.get(direction.lower(), [])
-        )
-
-    leaves = allows(_policies(objects, source), "Egress", "to", target)
-    enters = allows(_policies(objects, target), "Ingress", "from", source)
+    leaves = _allows(objects, source, "Egress", End(target), port)
+    enters = _allows(objects, target, "Ingress", End(source), port)
     assert leaves == enters, f"{source} -> {target}: one end allows what the other refuses"
     return leaves
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_pods_reach_only_what_they_need(overlay):
-    objects = render(overlay)
-    pods = {name: template["metadata"]["labels"] for name, template in workloads(objects)} | OTHER_PODS
-    for labels in pods.values():
-        denied = [
-            policy for policy in _policies(objects, labels) if not policy.get("ingress") and not policy.get("egress")
-        ]
-        assert any(set(policy["policyTypes"]) == {"Ingress", "Egress"} for policy in denied)
-    ports = {
+def _pods(objects):
+    return {name: template["metadata"]["labels"] for name, template in workloads(objects)} | OTHER_PODS
+
+
+def _ports(objects):
+    return {
         name: port["containerPort"]
         for name, template in workloads(objects)
         for container in containers(template)
         for port in container["ports"]
     }
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_pods_reach_only_what_they_need(overlay):
+    objects = render(overlay)
+    pods, ports = _pods(objects), _ports(objects)
+    for labels in pods.values():
+        denied = [
+            policy for policy in _policies(objects, labels) if not policy.get("ingress") and not policy.get("egress")
+        ]
+        assert any(set(policy["policyTypes"]) == {"Ingress", "Egress"} for policy in denied)
     allowed = {
         (source, target)
         for source in pods
@@ -262,8 +350,85 @@ def test_pods_reach_only_what_they_need(overlay):
     }
     expected = {("steps", "mlflow"), ("served", "mlflow"), ("train-job", "mlflow")}
     if overlay == "small":
-        expected |= {("mlflow", "postgres"), ("mlflow", "s3"), ("steps", "s3"), ("train-job", "s3")}
+        expected |= {("mlflow", "postgres")} | {(source, "s3") for source in ("mlflow", "steps", "train-job", "served")}
     assert allowed == expected
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_pods_reach_outside_of_the_namespace_only_what_they_need(overlay):
+    objects = render(overlay)
+    pods = _pods(objects)
+    for end, protocol, port, expected in OUTWARD + (OUTWARD_IN_PRODUCTION if overlay == "production" else []):
+        allowed = {name for name, labels in pods.items() if _allows(objects, labels, "Egress", end, port, protocol)}
+        assert allowed == (set(pods) if expected == EVERY_POD else expected), (end, protocol, port)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_pods_are_reached_from_outside_of_the_namespace_only_by_those_who_need_it(overlay):
+    objects = render(overlay)
+    pods, ports = _pods(objects), _ports(objects)
+    for end, expected in INWARD:
+        if overlay == "small" and end == End(RUN, _named("kubeflow")):
+            expected = expected | {"s3"}
+        if overlay == "production" and end.namespace == _named("ingress-nginx"):
+            expected = expected | {"mlflow"}
+        allowed = {
+            name
+            for name, labels in pods.items()
+            for port in {*ports.values(), 2222, 8080}
+            if _allows(objects, labels, "Ingress", end, port)
+        }
+        assert allowed == expected, end
+
+
+def test_addresses_and_ports_are_those_of_the_cluster(tmp_path):
+    """Not those of the examples: what is not replaced would be shut off."""
+    values = {
+        "KUBERNETES_API": ("10.0.0.1/32", "172.16.0.9/32"),
+        "KUBERNETES_API_PORT": ("6443", "16443"),
+        "DATABASE": ("10.0.1.0/24", "172.16.1.0/24"),
+        "DATABASE_PORT": ("5432", "6432"),
+        "S3": ("10.0.2.0/24", "172.16.2.0/24"),
+        "S3_PORT": ("443", "7480"),
+        "DNS_CACHE": ("169.254.20.10/32", "172.20.0.10/32"),
+    }
+
+    def change(folder):
+        text = (folder / "addresses.env").read_text()
+        for name, (old, new) in values.items():
+            assert f"{name}={old}\n" in text
+            text = text.replace(f"{name}={old}\n", f"{name}={new}\n")
+        (folder / "addresses.env").write_text(text)
+
+    objects = render_changed("production", tmp_path, change)
+    pods = _pods(objects)
+    for address, protocol, port, expected in [
+        ("172.16.0.9", "TCP", 16443, {"steps"}),
+        ("172.16.1.7", "TCP", 6432, {"mlflow"}),
+        ("172.16.2.7", "TCP", 7480, {"mlflow", "steps", "train-job", "served"}),
+        ("172.20.0.10", "UDP", 53, set(pods)),
+    ]:
+        end = End(address=address)
+        assert {
+            name for name, labels in pods.items() if _allows(objects, labels, "Egress", end, port, protocol)
+        } == expected, address
+
+
+def test_addresses_of_the_small_overlay_are_those_of_the_cluster(tmp_path):
+    def change(folder):
+        file = folder / "addresses.env"
+        file.write_text(file.read_text().replace("10.0.0.0/8", "172.16.0.9/32").replace("_PORT=6443", "_PORT=8443"))
+
+    objects = render_changed("small", tmp_path, change)
+    assert _allows(objects, RUN, "Egress", End(address="172.16.0.9"), 8443)
+    assert not _allows(objects, RUN, "Egress", KUBERNETES_API, 443)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_istios_sidecar_stays_out(overlay):
+    """Namespaces of KFP's profiles ask for it; `restricted` refuses its rights, or the network policies its server."""
+    for name, template in workloads(render(overlay)):
+        assert template["metadata"]["labels"]["sidecar.istio.io/inject"] == "false", name
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -304,11 +469,14 @@ def test_every_rule_of_the_network_names_ports_and_no_whole_internet(overlay):
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_quota_holds_the_servers_and_a_run(overlay):
-    """The pods of the overlay, train, and as many cross-validations as run at a time, with KFP's two helpers each."""
+    """The pods of the overlay and of a served model; train, and as many cross-validations as run at a time.
+
+    Each step has a helper of Argo's beside it, and the driver of another at the same time, which is a pod of two.
+    """
     objects = render(overlay)
     hard = by_name(objects, "ResourceQuota", "vitalfuse")["spec"]["hard"]
     helper = by_name(objects, "LimitRange", "vitalfuse")["spec"]["limits"][0]
-    settings = ClusterSettings()
+    settings, deploy, train_job = ClusterSettings(), DeploySettings(), TrainJobSettings()
     steps = ["train"] + ["cross_validate"] * settings.parallelism
     scalers = {
         item["spec"]["scaleTargetRef"]["name"]: item["spec"]["maxReplicas"]
@@ -322,8 +490,16 @@ def test_the_quota_holds_the_servers_and_a_run(overlay):
                 for container in containers(template)
             )
             run = sum(number(getattr(settings.resources(step), f"{resource}{suffix}")) for step in steps)
-            helpers = len(steps) * number(helper[ready][resource])
-            assert servers + run + helpers <= number(hard[f"{bound}.{resource}"]), f"{bound}.{resource}"
+            helpers = 3 * len(steps) * number(helper[ready][resource])
+            one = number(getattr(deploy, f"{resource}{suffix}")) + number(helper[ready][resource])
+            models = deploy.max_replicas * one
+            job = train_job.nodes * number(getattr(settings.resources("train"), f"{resource}{suffix}"))
+            assert servers + max(run + helpers, job) + models <= number(hard[f"{bound}.{resource}"]), (
+                f"{bound}.{resource}"
+            )
+    assert train_job.nodes <= int(hard["requests.nvidia.com/gpu"]), "a pod of a TrainJob may ask for one"
+    pods = 2 * len(steps) + deploy.max_replicas + sum(scalers.get(name, 1) for name, _ in workloads(objects))
+    assert pods <= int(hard["pods"])
     for step in STEPS:
         assert cores(settings.resources(step).cpu_limit) <= cores(helper["max"]["cpu"])
         assert size_bytes(settings.resources(step).memory_limit) <= size_bytes(helper["max"]["memory"])
@@ -359,8 +535,33 @@ def test_the_server_is_called_as_the_pipeline_calls_it(overlay):
         assert settings["data"]["MLFLOW_S3_ENDPOINT_URL"].startswith("https://")
 
 
-def test_tables_are_upgraded_with_the_servers_image_and_settings():
-    spec = by_name(render(UPGRADED), "Deployment", "mlflow")["spec"]["template"]["spec"]
+def _add_upgrade(folder):
+    file = folder / "kustomization.yaml"
+    content = yaml.safe_load(file.read_text())
+    content.setdefault("components", []).append("../../components/upgrade-database")
+    file.write_text(yaml.safe_dump(content))
+
+
+@pytest.mark.parametrize("overlay", [UPGRADED, *OVERLAYS])
+def test_tables_are_upgraded_with_the_servers_image_and_settings(overlay, tmp_path):
+    """In an overlay of the user's own, and in the overlays themselves, whose patches come after their components."""
+    objects = render(overlay) if overlay == UPGRADED else render_changed(overlay, tmp_path, _add_upgrade)
+    spec = by_name(objects, "Deployment", "mlflow")["spec"]["template"]["spec"]
     (upgrade,), (server,) = spec["initContainers"], spec["containers"]
     for key in ("image", "env", "envFrom", "volumeMounts"):
         assert upgrade[key] == server[key]
+    assert ("database-ca" in {mount["name"] for mount in upgrade["volumeMounts"]}) == (overlay != "small")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_with_cilium_steps_alone_reach_the_kubernetes_api_whatever_its_address(overlay):
+    objects = render(f"{overlay}+cilium")
+    (policy,) = of_kind(objects, "CiliumNetworkPolicy")
+    assert policy["metadata"]["namespace"] == "vitalfuse"
+    chosen = {name for name, labels in _pods(objects).items() if selects(policy["spec"]["endpointSelector"], labels)}
+    assert chosen == {"steps"}
+    (rule,) = policy["spec"]["egress"]
+    assert rule["toEntities"] == ["kube-apiserver"]
+    ports = {item["port"] for to in rule["toPorts"] for item in to["ports"]}
+    of_the_base = by_name(objects, "NetworkPolicy", "steps-to-kubernetes-api")["spec"]["egress"][0]["ports"]
+    assert {str(item["port"]) for item in of_the_base} <= ports

@@ -6,8 +6,11 @@ import base64
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
+import time
+from contextlib import suppress
 
 import pytest
 
@@ -27,12 +30,16 @@ def _of_the_pods():
 
 
 def _stand_in(folder, existing=()):
-    """Write a kubectl that never asks a cluster: every secret but the existing ones is absent."""
+    """Write a kubectl that never asks a cluster: every secret but the existing ones is absent.
+
+    A value of an existing secret is the secret's name and the value's key, such as ``vitalfuse-s3.access_key_id``.
+    """
     program = folder / "kubectl"
     there = "|".join(existing) or "none"
+    value = 'key=${7#*data.}; printf %s "$5.${key%\\}}" | base64'
     program.write_text(
         "#!/bin/sh\n"
-        f'case "$*" in *" get secret "*) case "${{5:-$4}}" in {there}) exit 0 ;; *) exit 1 ;; esac ;; esac\n'
+        f'case "$*" in *" get secret "*) case "${{5:-$4}}" in {there}) {value}; exit 0 ;; *) exit 1 ;; esac ;; esac\n'
         f'exec {shutil.which("kubectl")} "$@" --dry-run=client -o json\n'
     )
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
@@ -110,6 +117,49 @@ def test_the_script_leaves_secrets_alone_and_takes_the_key_of_the_pseudonyms(tmp
     assert created["vitalfuse-evidence"]["key"] == "mine"
     assert created["vitalfuse-serve"]["token"] == "what callers send"
     assert created["vitalfuse-predictions"]["key"] == "of earlier references"
+
+
+@pytest.mark.parametrize(
+    ("existing", "created"), [("vitalfuse-mlflow-s3", "vitalfuse-s3"), ("vitalfuse-s3", "vitalfuse-mlflow-s3")]
+)
+def test_the_one_user_of_s3_keeps_its_key_where_a_secret_was_lost(existing, created, tmp_path):
+    done = _create_secrets(tmp_path, "small", existing=[existing])
+    assert done.returncode == 0, done.stderr
+    assert _values(done.stdout)[created] == {key: f"{existing}.{key}" for key in ("access_key_id", "secret_access_key")}
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("script", ["kubernetes/secrets.sh", "images/base.sh"])
+def test_a_script_that_is_interrupted_leaves_nothing_behind(script, ended_by, tmp_path):
+    """Some shells, such as Debian's, don't run a bare EXIT trap then; values would stay in files."""
+    temporary, began = tmp_path / "temporary", tmp_path / "began"
+    temporary.mkdir()
+    for name, lines in {
+        "kubectl": 'case "$*" in *" get secret "*) exit 1 ;; esac',
+        "debootstrap": "",
+        "id": '[ "$*" = -u ] && echo 0 && exit',
+    }.items():
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\n{lines}\ntouch {began}\nexec sleep 60\n")
+        program.chmod(0o755)
+    running = subprocess.Popen(
+        ["sh", KUBERNETES.parent / script, *(["small"] if "secrets" in script else [])],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(temporary), "HOME": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        while not began.exists():
+            assert running.poll() is None
+            time.sleep(0.01)
+        assert list(temporary.iterdir())
+        os.killpg(running.pid, ended_by)
+        assert running.wait(10) == 128 + ended_by
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+    assert not list(temporary.iterdir())
 
 
 @pytest.mark.parametrize(

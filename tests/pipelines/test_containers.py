@@ -111,6 +111,28 @@ def test_a_store_elsewhere_is_seen_too(tmp_path, docker, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("uri", "artifacts", "words"),
+    [
+        ("sqlite:///{home}/mlflow.db", None, "is or holds your home folder"),
+        ("sqlite:///{home}/../mlflow.db", None, "is or holds your home folder"),
+        ("sqlite:///mlflow.db", None, "is or holds your working folder"),
+        ("sqlite:////mlflow.db", None, "is or holds your working folder"),
+        ("sqlite:///{home}/store/mlflow.db", "file://{home}", "is or holds your home folder"),
+    ],
+)
+def test_a_store_is_in_a_folder_of_its_own(uri, artifacts, words, tmp_path, docker, monkeypatch):
+    """Steps may write to its folder, and that is all of the machine beside the workspace that they may write to."""
+    home, working = tmp_path / "people" / "me", tmp_path / "project"
+    home.mkdir(parents=True)
+    working.mkdir()
+    monkeypatch.chdir(working)
+    monkeypatch.setenv("HOME", str(home))
+    with pytest.raises(InputError, match=words) as told:
+        _plan(tmp_path, _settings(tmp_path), uri.format(home=home), artifacts and artifacts.format(home=home))
+    assert "Put the MLflow store into the workspace" in str(told.value)
+
+
+@pytest.mark.parametrize(
     ("source", "uri", "artifacts"),
     [
         ("s3://bucket/cohort", None, None),

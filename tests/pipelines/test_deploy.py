@@ -18,6 +18,7 @@ RELEASE = Release(
     "vitalfuse-diagnosis", "7", "champion", {"vitalfuse.model_digest": "ab12", "vitalfuse.gates": "passed"}
 )
 SERVICES = "/apis/serving.kserve.io/v1beta1/namespaces/{}/inferenceservices/vitalfuse-diagnosis"
+MLFLOW = "http://mlflow.vitalfuse:5000"
 POLICIES = "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies/vitalfuse-diagnosis-ingress"
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
 
@@ -125,6 +126,24 @@ def test_secrets_are_named_and_never_written(monkeypatch):
     assert found["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
 
 
+def test_a_server_that_another_namespace_does_not_find_is_refused():
+    with pytest.raises(
+        InputError, match=r"deploy\.mlflow_uri.*namespace ward would look there for the server 'mlflow'"
+    ):
+        render(settings("deploy.namespace=ward"), RELEASE)
+    for more in (
+        f"deploy.mlflow_uri={MLFLOW}",
+        "deploy.mlflow_uri=http://mlflow:5000",
+        f"cluster.mlflow_uri={MLFLOW}",
+        "deploy.storage_uri=s3://models/7",
+    ):
+        assert render(settings("deploy.namespace=ward", more), RELEASE)
+
+
+def test_istios_sidecar_stays_out():
+    assert rendered()[0]["labels"] == {"sidecar.istio.io/inject": "false"}
+
+
 def test_a_model_folder_in_s3_is_copied_by_kserve():
     _, container = rendered("deploy.storage_uri=s3://models/7")
     assert "--folder /mnt/models" in " ".join(container["args"]) and "--version" not in container["args"]
@@ -219,7 +238,7 @@ def cluster(tmp_path, monkeypatch):
 
 @needs_kubectl
 def test_kubectl_applies_it(cluster: FakeCluster):
-    manifest = to_yaml(render(settings("deploy.namespace=ward"), RELEASE))
+    manifest = to_yaml(render(settings("deploy.namespace=ward", f"deploy.mlflow_uri={MLFLOW}"), RELEASE))
     dry = apply(manifest, dry_run=True)
     assert "server dry run" in dry and cluster.objects == {}
     printed = apply(manifest, context="fake")
@@ -248,7 +267,7 @@ def test_the_command_writes_yaml(registry, store, tmp_path, monkeypatch):
     from pipelines.cli import main
 
     monkeypatch.chdir(tmp_path)
-    common = ["--set", f"tracking.uri={store}"]
+    common = ["--set", f"tracking.uri={store}", "--set", f"deploy.mlflow_uri={MLFLOW}"]
     result = CliRunner().invoke(
         main, ["deploy", "@champion", "--canary", "10", "--namespace", "ward", "--output", "d.yaml", *common]
     )

@@ -105,6 +105,12 @@ def test_the_pods_find_each_other_by_the_names_that_jobset_gives():
     assert container["ports"] == [{"containerPort": 2222, "name": "grpc", "protocol": "TCP"}]
 
 
+def test_istios_sidecar_stays_out():
+    labels = job_spec(rendered())["template"]["metadata"]["labels"]
+    assert labels["sidecar.istio.io/inject"] == "false", "a sidecar would keep the job from ending"
+    assert labels["app.kubernetes.io/component"] == "train-job"
+
+
 def test_the_pods_get_the_section_train_and_start_no_workers_themselves():
     trainer = rendered("train.workers=4", "train.members=2")["TrainJob"]["spec"]["trainer"]
     assert trainer["command"] == ["python3", "-m", "components.train.pod"]

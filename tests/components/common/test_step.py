@@ -103,3 +103,22 @@ def test_a_step_ends_when_its_runner_is_gone(tmp_path):
         timeout=50,
     )
     assert completed.returncode == 1
+
+
+@pytest.mark.parametrize("folder", ["absent", "/proc"])
+def test_a_folder_for_temporary_files_that_cannot_be_written_to_is_refused(folder, tmp_path):
+    """As a volume of `cluster.scratch` without fsGroup: Python itself would go on, on the node's disk."""
+    done = _run(tmp_path, "well", TMPDIR=str(tmp_path / folder))
+    assert done.returncode == 2
+    last = read_events(tmp_path / "run")[-1]
+    assert (last.state, last.input_error) == ("failed", True)
+    assert f"TMPDIR: no temporary file can be written to {tmp_path / folder}" in last.text
+    assert "fsGroup" in last.text
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_for_temporary_files_is_left_empty(tmp_path):
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    assert _run(tmp_path, "well", TMPDIR=str(folder)).returncode == 0
+    assert not list(folder.iterdir())
