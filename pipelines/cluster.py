@@ -38,6 +38,7 @@ def compile_pipeline(output: Path, settings: ClusterSettings | None = None, *, s
             parallelism=settings.parallelism,
             shards=shards,
             shard_parallelism=settings.shard_parallelism,
+            on_cluster=True,
         )
     # The compiler goes by the suffix.
     with atomic_file(output) as temporary:

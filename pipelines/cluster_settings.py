@@ -19,6 +19,7 @@ STEPS = (
     "cross_validate",
     "compare",
     "register",
+    "record_run",
     "close_run",
 )
 # YAML reads a plain 2 as a number.
@@ -235,6 +236,7 @@ STEP_DEFAULTS: dict[str, StepResources] = {
     "open_run": StepResources(cpu="100m", cpu_limit="500m", memory="256Mi", memory_limit="1Gi", timeout="10m"),
     "train": StepResources(cpu="2", cpu_limit="4", memory="4Gi", memory_limit="8Gi", timeout="24h"),
     "cross_validate": StepResources(cpu="2", cpu_limit="4", memory="4Gi", memory_limit="8Gi", timeout="24h"),
+    "record_run": StepResources(cpu="100m", cpu_limit="500m", memory="256Mi", memory_limit="1Gi", timeout="1h"),
     "close_run": StepResources(cpu="100m", cpu_limit="500m", memory="256Mi", memory_limit="1Gi", timeout="10m"),
 }
 _SECRETS = [

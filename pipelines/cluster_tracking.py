@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.common import parent_run
 from components.common.mlflow_client import IMPATIENT, client_settings
+from components.common.parent_run import ERROR_TAG
 from components.common.tracking import KFP_RUN_TAG, MODEL_TAG
 from data_schemas.errors import InputError
 from pipelines.code_version import git_commit, package_version
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from kfp_server_api import V2beta1Run as KfpRun
     from mlflow.entities import Run
 
-ERROR_TAG = "vitalfuse.error"
 # Name of KFP's own integration in the API.
 _PLUGIN = "mlflow"
 _MESSAGE_LIMIT = 500
@@ -124,13 +124,15 @@ class ParentRun:
             self.tag("vitalfuse.kfp_run_url", url)
 
     def reopen(self) -> None:
-        """Show the run as running again, since KFP repeats its failed steps."""
-        open_client(self.store.uri).update_run(self.run_id, status="RUNNING")
+        """Show the run as running again, without the error of its first end, since KFP repeats its failed steps."""
+        client = open_client(self.store.uri)
+        client.update_run(self.run_id, status="RUNNING")
+        parent_run.delete_error(client, self.run_id)
 
     def close(self, status: str, error: str = "") -> None:
-        """Close the run and what is open below it, unless the pipeline's own exit handler has done so.
+        """Close the run and what is open below it, with its steps' results, unless the pipeline itself has done so.
 
-        That handler does not run where a run is cancelled or where its pod can't start, nor a second time when KFP
+        Its exit handler does not run where a run is cancelled or where its pod can't start, nor a second time when KFP
         repeats failed steps.
 
         Args:
@@ -139,8 +141,10 @@ class ParentRun:
         """
         if self.get().info.status in _FINAL_STATUS:
             return
-        tags = {ERROR_TAG: error[:_MESSAGE_LIMIT]} if error else {}
-        parent_run.close_parent_run(open_client(self.store.uri), self.run_id, status, {}, tags)
+        client = open_client(self.store.uri)
+        metrics, tags = parent_run.gather_results(client, self.run_id)
+        tags |= {ERROR_TAG: error[:_MESSAGE_LIMIT]} if error else {}
+        parent_run.close_parent_run(client, self.run_id, status, metrics, tags)
 
 
 def open_parent_run(settings: Settings) -> ParentRun:

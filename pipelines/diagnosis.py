@@ -13,7 +13,7 @@ from components.embed_text.component import embed_text
 from components.ingest.component import ingest, ingest_shard, merge_cohort
 from components.preprocess.component import merge_features, preprocess, preprocess_shard
 from components.register.component import register
-from components.run.component import close_run, open_run
+from components.run.component import close_run, open_run, record_run
 from components.train.component import train
 from components.validate.component import validate
 
@@ -35,6 +35,7 @@ def build_pipeline(
     parallelism: int = PARALLELISM,
     shards: int = 1,
     shard_parallelism: int = PARALLELISM,
+    on_cluster: bool = False,
 ) -> BaseComponent:
     """Build the pipeline.
 
@@ -43,6 +44,7 @@ def build_pipeline(
         parallelism: Cross-validations that run at a time.
         shards: Parts into which ``ingest`` and ``preprocess`` divide the patients; 1: they are one task each.
         shard_parallelism: Shards that run at a time.
+        on_cluster: Whether a task records in MLflow what the steps left; a runner on this machine does so itself.
 
     Returns:
         The pipeline, to be compiled or called.
@@ -107,14 +109,16 @@ def build_pipeline(
             configure("open_run", opened)
 
             if shards == 1:
-                ingested = ingest(settings=ingest_settings, source_digest=opened.output, code_version=ingest_version)
+                ingested = ingest(
+                    settings=ingest_settings, source_digest=opened.outputs["sources"], code_version=ingest_version
+                )
                 configure("ingest", ingested)
             else:
                 with dsl.ParallelFor(shard_names(shards), parallelism=shard_parallelism) as shard:
                     part = ingest_shard(
                         settings=ingest_settings,
                         shard=shard,
-                        source_digest=opened.output,
+                        source_digest=opened.outputs["sources"],
                         code_version=ingest_version,
                     )
                     configure("ingest_shard", part)
@@ -180,6 +184,7 @@ def build_pipeline(
                 candidate=trained.outputs["model"],
                 cross_validations=dsl.Collected(cross_validated.outputs["predictions"]),
                 code_version=compare_version,
+                store=opened.outputs["store"],
             )
             configure("compare", compared)
 
@@ -191,7 +196,23 @@ def build_pipeline(
                 candidate=trained.outputs["model"],
                 comparison=compared.outputs["comparison"],
                 code_version=register_version,
+                store=opened.outputs["store"],
             )
             configure("register", registered)
+
+            if on_cluster:
+                # Never cached: it tells what this run took from the cache.
+                recorded = record_run(
+                    ingest_record=ingested.outputs["record"],
+                    validate_record=validated.outputs["record"],
+                    preprocess_record=preprocessed.outputs["record"],
+                    embed_text_record=embedded.outputs["record"],
+                    train_record=trained.outputs["record"],
+                    cross_validate_records=dsl.Collected(cross_validated.outputs["record"]),
+                    compare_record=compared.outputs["record"],
+                    register_record=registered.outputs["record"],
+                    report=compared.outputs["report"],
+                ).set_caching_options(False)
+                configure("record_run", recorded)
 
     return diagnosis

@@ -19,9 +19,19 @@ from components.common import environment
 from components.common.events import Event, read_events
 from components.common.files import atomic_file
 from components.common.mlflow_client import PATIENT, client_settings
-from components.common.parent_run import HEADLINE_STEPS, MERGE_STEPS
+from components.common.parent_run import (
+    CACHED_STEPS_TAG,
+    COHORT_STEPS,
+    COHORT_TAG,
+    DIGEST_PARAM,
+    MERGE_STEPS,
+    headline_metrics,
+    log_cached_step,
+    log_dataset,
+)
 from components.common.shards import shard_names
 from components.common.step import StepRecord
+from components.common.tracking import MODEL_TAG
 from data_schemas.errors import InputError
 from pipelines import containers, tracking
 from pipelines.code_version import SOURCES, code_version, git_commit, package_version
@@ -317,27 +327,25 @@ def _read_records(steps: list[StepState]) -> dict[str, StepRecord]:
 @client_settings(PATIENT)
 def _close(store: tracking.Store, outcome: RunOutcome, status: str, settings: Settings) -> None:
     """Log what the run found into the parent run, and close it."""
+    client = tracking.open_client(store.uri)
     for state in outcome.steps:
         if state.state == "cached":
-            tracking.log_cached_step(store, outcome.mlflow_run_id, outcome.records[state.name])
+            log_cached_step(client, store.experiment_id, outcome.mlflow_run_id, outcome.records[state.name])
     metrics = {"system/seconds": outcome.seconds}
     for record in outcome.records.values():
-        if record.step in HEADLINE_STEPS:
-            # Seconds and memory are those of the step alone.
-            metrics |= {name: value for name, value in record.metrics.items() if not name.startswith("system/")}
-    tags = {"vitalfuse.cached_steps": str(sum(state.state == "cached" for state in outcome.steps))}
-    if cohort := outcome.output("ingest") or outcome.output(MERGE_STEPS["ingest"]):
-        manifest = json.loads((cohort / "manifest.json").read_text())
-        tags["vitalfuse.cohort_digest"] = manifest["digest"]
-        source = json.dumps([item["name"] for item in manifest["sources"]][:20])
-        tracking.log_dataset(store, outcome.mlflow_run_id, manifest["name"], manifest["digest"], source)
+        metrics |= headline_metrics(record.step, record.metrics)
+    tags = {CACHED_STEPS_TAG: str(sum(state.state == "cached" for state in outcome.steps))}
+    for step in COHORT_STEPS:
+        if cohort := outcome.records.get(step):
+            tags[COHORT_TAG] = str(cohort.params[DIGEST_PARAM])
+            log_dataset(client, outcome.mlflow_run_id, cohort)
     if comparison := outcome.output("compare"):
         report = outcome.run_folder / "report.html"
         report.write_bytes((comparison / "report.html").read_bytes())
         tracking.log_files(store, outcome.mlflow_run_id, [(report, None)])
     if registered := outcome.output("register"):
         registration = json.loads((registered / "registration.json").read_text())
-        tags["vitalfuse.model"] = f"{registration['name']}/{registration['version']}"
+        tags[MODEL_TAG] = f"{registration['name']}/{registration['version']}"
     tracking.close_parent_run(store, outcome.mlflow_run_id, status, metrics, tags)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import socket
@@ -12,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.common import parent_run
-from components.common.mlflow_client import IMPATIENT, client_settings, create_experiment, create_run
-from components.common.step import StepRecord
-from components.common.tracking import CACHED_TAG, SOURCE_RUN_TAG, STEP_TAG
+from components.common.mlflow_client import IMPATIENT, client_settings, create_experiment, store_identity
+from components.common.tracking import STEP_TAG
 from data_schemas.errors import InputError
 from pipelines.settings import Settings
 from pipelines.uris import without_passwords
@@ -122,11 +120,10 @@ def open_store(uri: str, name: str, artifacts: str | None = None, *, create: boo
             field="tracking.experiment",
             remedy="Restore it, or name another one",
         )
-    identity = hashlib.sha256(f"{uri} {experiment.experiment_id} {experiment.creation_time}".encode())
     return Store(
         uri=uri,
         experiment_id=experiment.experiment_id,
-        identity=identity.hexdigest()[:12],
+        identity=store_identity(uri, experiment),
         artifacts=experiment.artifact_location,
     )
 
@@ -225,48 +222,6 @@ def log_files(store: Store, run_id: str, files: Iterable[tuple[Path, str | None]
             client.log_artifacts(run_id, str(path), folder)
         else:
             client.log_artifact(run_id, str(path), folder)
-
-
-def log_dataset(store: Store, run_id: str, name: str, digest: str, source: str) -> None:
-    """Log the cohort as the run's dataset.
-
-    Args:
-        store: The store.
-        run_id: The run.
-        name: Cohort name.
-        digest: Cohort digest; MLflow keeps the first 36 digits.
-        source: Where it was read from.
-    """
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    dataset = Dataset(name=name, digest=digest[:36], source_type="local", source=source)
-    open_client(store.uri).log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
-
-
-def log_cached_step(store: Store, parent_id: str, record: StepRecord) -> None:
-    """Log a step that was taken from the cache as a nested run that points to the run which did the work.
-
-    Args:
-        store: The store.
-        parent_id: The parent run.
-        record: What the step left in its output.
-    """
-    from mlflow.entities import Metric
-    from mlflow.utils.time import get_current_time_millis
-
-    client = open_client(store.uri)
-    now = get_current_time_millis()
-    tags = {
-        **record.tags,
-        "mlflow.parentRunId": parent_id,
-        STEP_TAG: record.step,
-        CACHED_TAG: "true",
-        SOURCE_RUN_TAG: record.mlflow_run_id or "",
-    }
-    run = create_run(client, store.experiment_id, record.step, tags)
-    client.log_batch(run.info.run_id, metrics=[Metric(name, value, now, 0) for name, value in record.metrics.items()])
-    parent_run.log_params(client, run.info.run_id, record.params)
-    client.set_terminated(run.info.run_id)
 
 
 def close_parent_run(store: Store, run_id: str, status: str, metrics: dict[str, float], tags: dict[str, str]) -> None:

@@ -8,7 +8,9 @@ bears a tag of its own, and copies with the same tag are taken away.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -94,6 +96,21 @@ def create_experiment(client: MlflowClient, name: str, artifacts: str | None = N
         if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
             raise
         return found
+
+
+def store_identity(uri: str, experiment: Experiment) -> str:
+    """Return what stands for a store in a cache key: results that are kept in one store are not in another.
+
+    Args:
+        uri: Tracking URI; a user and a password in it do not count.
+        experiment: The experiment.
+
+    Returns:
+        Twelve hexadecimal digits that change when the store or the experiment is another one, even under the same URI
+        and name.
+    """
+    place = re.sub(r"://[^/@]+@", "://", uri)
+    return hashlib.sha256(f"{place} {experiment.experiment_id} {experiment.creation_time}".encode()).hexdigest()[:12]
 
 
 def create_run(client: MlflowClient, experiment_id: str, name: str, tags: dict[str, str]) -> Run:

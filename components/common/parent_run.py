@@ -5,17 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from components.common.mlflow_client import REQUEST_TAG, create_run
-from components.common.tracking import STEP_TAG, finite
+from components.common.tracking import CACHED_TAG, MODEL_TAG, SOURCE_RUN_TAG, STEP_TAG, finite
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+    from components.common.step import StepRecord
+
 PIPELINE = "pipeline"
+ERROR_TAG = "vitalfuse.error"
+COHORT_TAG = "vitalfuse.cohort_digest"
+CACHED_STEPS_TAG = "vitalfuse.cached_steps"
 # Steps whose metrics the parent run shows as well, so that runs can be compared by them.
 HEADLINE_STEPS = ("ingest", "merge_cohort", "preprocess", "merge_features", "compare")
 # The task that stands for a step where the step is divided into shards.
 MERGE_STEPS = {"ingest": "merge_cohort", "preprocess": "merge_features"}
+COHORT_STEPS = ("ingest", MERGE_STEPS["ingest"])
+# Parameters of the step that makes the cohort, by which the run's dataset is named.
+COHORT_PARAM, DIGEST_PARAM, SOURCES_PARAM = "cohort", "cohort_digest", "sources"
+_DIGEST_LENGTH = 36
 _PARAM_BATCH = 100
 _PARAM_LIMIT = 6000
 _METRIC_BATCH = 1000
@@ -79,10 +88,127 @@ def log_params(client: MlflowClient, run_id: str, params: dict[str, Any]) -> Non
         client.log_batch(run_id, params=listed[start : start + _PARAM_BATCH])
 
 
+def log_cached_step(client: MlflowClient, experiment_id: str, parent_id: str, record: StepRecord) -> None:
+    """Log a step that was taken from the cache as a nested run that points to the run which did the work.
+
+    Args:
+        client: MLflow client.
+        experiment_id: The parent's experiment.
+        parent_id: The parent run.
+        record: What the step left in its output.
+    """
+    tags = {**record.tags, "mlflow.parentRunId": parent_id, STEP_TAG: record.step, CACHED_TAG: "true"}
+    if record.mlflow_run_id and _has_run(client, record.mlflow_run_id):
+        tags[SOURCE_RUN_TAG] = record.mlflow_run_id
+    run = create_run(client, experiment_id, record.step, tags)
+    _log_metrics(client, run.info.run_id, record.metrics)
+    log_params(client, run.info.run_id, record.params)
+    client.set_terminated(run.info.run_id)
+
+
+def _has_run(client: MlflowClient, run_id: str) -> bool:
+    """Return whether a run is in this store, and may be read: a cluster's cache serves several stores."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED"):
+            raise
+        return False
+    return True
+
+
+def log_cached_steps(client: MlflowClient, run_id: str, records: list[StepRecord]) -> int:
+    """Log those steps of a pipeline run that did not run in it, unless that was done before.
+
+    Args:
+        client: MLflow client.
+        run_id: The parent run.
+        records: What all its steps left.
+
+    Returns:
+        How many steps came from the cache.
+    """
+    below = children(client, run_id)
+    ran = {run.info.run_id for run in below}
+    # An attempt of this that was cut off left the last one open.
+    logged = {run.data.tags.get(STEP_TAG) for run in below if CACHED_TAG in run.data.tags and _is_finished(run)}
+    cached = [record for record in records if record.mlflow_run_id not in ran]
+    experiment_id = client.get_run(run_id).info.experiment_id
+    for record in cached:
+        if record.step not in logged:
+            log_cached_step(client, experiment_id, run_id, record)
+    return len(cached)
+
+
+def _is_finished(run: Run) -> bool:
+    return bool(run.info.status == "FINISHED")
+
+
+def log_dataset(client: MlflowClient, run_id: str, record: StepRecord) -> None:
+    """Log the cohort as the run's dataset.
+
+    Args:
+        client: MLflow client.
+        run_id: The run.
+        record: What the step that made the cohort left: one of ``COHORT_STEPS``.
+    """
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    name, digest, source = (str(record.params[key]) for key in (COHORT_PARAM, DIGEST_PARAM, SOURCES_PARAM))
+    dataset = Dataset(name=name, digest=digest[:_DIGEST_LENGTH], source_type="local", source=source)
+    client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+
+
+def gather_results(client: MlflowClient, run_id: str) -> tuple[dict[str, float], dict[str, str]]:
+    """Gather what the finished steps of a run have for its parent run, as on a cluster, where no process sees them all.
+
+    Args:
+        client: MLflow client.
+        run_id: The parent run.
+
+    Returns:
+        Headline metrics, with the seconds since the run was opened; and tags. Of a step that ran more than once, the
+        last time counts.
+    """
+    from mlflow.utils.time import get_current_time_millis
+
+    metrics: dict[str, float] = {}
+    tags: dict[str, str] = {}
+    for child in filter(_is_finished, reversed(children(client, run_id))):
+        step, found = child.data.tags.get(STEP_TAG, ""), child.data
+        metrics |= headline_metrics(step, found.metrics)
+        if step in COHORT_STEPS and DIGEST_PARAM in found.params:
+            tags[COHORT_TAG] = found.params[DIGEST_PARAM]
+        # In other steps' runs the tag names a kind of model.
+        if step == "register" and MODEL_TAG in found.tags:
+            tags[MODEL_TAG] = found.tags[MODEL_TAG]
+    started = client.get_run(run_id).info.start_time
+    return metrics | {"system/seconds": (get_current_time_millis() - started) / 1000}, tags
+
+
+def headline_metrics(step: str, metrics: dict[str, float]) -> dict[str, float]:
+    """Return those metrics of a step that its parent run shows as well.
+
+    Args:
+        step: Step name.
+        metrics: Its metrics.
+
+    Returns:
+        All but seconds and memory, which are those of the step alone; none of a step that is not shown.
+    """
+    if step not in HEADLINE_STEPS:
+        return {}
+    return {name: value for name, value in metrics.items() if not name.startswith("system/")}
+
+
 def close_parent_run(
     client: MlflowClient, run_id: str, status: str, metrics: dict[str, float], tags: dict[str, str]
 ) -> None:
     """Log the headline metrics and close the parent run, and what is left open below it.
+
+    The error of an earlier end goes when the run ends well after all.
 
     Args:
         client: MLflow client.
@@ -91,17 +217,36 @@ def close_parent_run(
         metrics: Headline metrics; those that are not finite are left out.
         tags: Further tags.
     """
-    from mlflow.entities import Metric, RunTag
+    from mlflow.entities import RunTag
+
+    _log_metrics(client, run_id, metrics)
+    client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+    if status == "FINISHED":
+        delete_error(client, run_id)
+    # A step that ended well closed its own run: an open one is of an attempt that was cut off, and repeated.
+    _close_below(client, run_id, "KILLED" if status == "FINISHED" else status)
+    client.set_terminated(run_id, status)
+
+
+def delete_error(client: MlflowClient, run_id: str) -> None:
+    """Delete the tag that tells why a run failed, where it has one.
+
+    Args:
+        client: MLflow client.
+        run_id: The run.
+    """
+    if ERROR_TAG in client.get_run(run_id).data.tags:
+        client.delete_tag(run_id, ERROR_TAG)
+
+
+def _log_metrics(client: MlflowClient, run_id: str, metrics: dict[str, float]) -> None:
+    from mlflow.entities import Metric
     from mlflow.utils.time import get_current_time_millis
 
     now = get_current_time_millis()
     values = [Metric(name, value, now, 0) for name, value in finite(metrics).items()]
     for start in range(0, len(values), _METRIC_BATCH):
         client.log_batch(run_id, metrics=values[start : start + _METRIC_BATCH])
-    client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-    # A step that ended well closed its own run: an open one is of an attempt that was cut off, and repeated.
-    _close_below(client, run_id, "KILLED" if status == "FINISHED" else status)
-    client.set_terminated(run_id, status)
 
 
 def _close_below(client: MlflowClient, run_id: str, status: str) -> None:

@@ -9,13 +9,14 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from components.common import environment
+from components.common.code_version import check_code_version
 from components.common.events import EventWriter
 from components.common.files import atomic_file
 from components.common.result import StepResult
@@ -46,7 +47,31 @@ class StepRecord(BaseModel):
     tags: dict[str, str]
 
 
-def run_step(step: str, core: Core, *, output: Path, tags: dict[str, str] | None = None) -> None:
+_RECORDS = TypeAdapter(list[StepRecord])
+
+
+def read_records(path: Path) -> list[StepRecord]:
+    """Read the records that a step left beside its output.
+
+    Args:
+        path: File of the artifact ``record``.
+
+    Returns:
+        The step's own record, then those of the shards that it joined.
+    """
+    return _RECORDS.validate_json(path.read_bytes())
+
+
+def run_step(
+    step: str,
+    core: Core,
+    *,
+    output: Path,
+    code_version: str | None = None,
+    record: Path | None = None,
+    parts: Sequence[Path] = (),
+    tags: dict[str, str] | None = None,
+) -> None:
     """Run one step and tell the runner and MLflow of it.
 
     Args:
@@ -54,6 +79,10 @@ def run_step(step: str, core: Core, *, output: Path, tags: dict[str, str] | None
         core: Imports and calls the step's core function with the output folder and the progress function; the
             imports belong inside, so that their time and their errors count as the step's.
         output: The folder that it writes.
+        code_version: The code that the run was started with, which has to be that of this process; None: any.
+        record: Where to write the step's record once more, as an output of its own: small, so that a task which wants
+            the record alone need not fetch the step's output.
+        parts: Outputs of the shards that the step joins; their records go with its own.
         tags: Further tags of the step's MLflow run.
 
     Raises:
@@ -73,7 +102,11 @@ def run_step(step: str, core: Core, *, output: Path, tags: dict[str, str] | None
 
     try:
         _check_temporary_folder()
+        if code_version is not None:
+            check_code_version(step, code_version)
         compute_seconds = _run_tracked(step, core, output, tags or {}, progress)
+        if record is not None:
+            _write_records(record, [output, *parts])
     except Exception as error:
         traceback.print_exc()
         sys.stderr.flush()
@@ -136,6 +169,12 @@ def _check_temporary_folder() -> None:
             field="TMPDIR",
             remedy=f"Let user {os.getuid()} write there; for cluster.scratch set fsGroup, as docs/cluster.md tells",
         ) from error
+
+
+def _write_records(path: Path, outputs: Sequence[Path]) -> None:
+    records = [StepRecord.model_validate_json((output / RECORD_FILE).read_bytes()) for output in outputs]
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(_RECORDS.dump_json(records, indent=2))
 
 
 def _one_line(error: Exception) -> str:

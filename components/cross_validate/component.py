@@ -13,6 +13,7 @@ def cross_validate(
     code_version: str,
     features: dsl.Input[dsl.Dataset],
     predictions: dsl.Output[dsl.Dataset],
+    record: dsl.Output[dsl.Artifact],
 ) -> None:
     """Fit one model on each fold of the training rows and predict the rows that were held out.
 
@@ -21,9 +22,11 @@ def cross_validate(
         model: Model name.
         candidate: The model that ``train`` fits. Every other model is fitted once more on all training rows to
             predict the test rows; the candidate's test predictions are those of the model that is registered.
-        code_version: Package version and digest of the sources of this step: part of the cache key.
+        code_version: Package version and digest of the sources of this step: part of the cache key. Where the
+            image holds other code, the step ends.
         features: Output of ``preprocess``.
         predictions: Out-of-fold and test predictions, and timing.
+        record: What the step has to say for itself: parameters, figures, tags, its MLflow run.
     """
     from pathlib import Path
 
@@ -42,4 +45,11 @@ def cross_validate(
             progress=progress,
         )
 
-    run_step(f"cross_validate[{model}]", core, output=Path(predictions.path), tags={"vitalfuse.model": model})
+    run_step(
+        f"cross_validate[{model}]",
+        core,
+        output=Path(predictions.path),
+        code_version=code_version,
+        record=Path(record.path),
+        tags={"vitalfuse.model": model},
+    )

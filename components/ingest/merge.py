@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pyarrow as pa
 from components.common.arrays import ArrayWriter
 from components.common.environment import PSEUDONYM_KEY
 from components.common.files import atomic_folder
+from components.common.parent_run import COHORT_PARAM, DIGEST_PARAM, SOURCES_PARAM
 from components.common.result import StepResult
 from components.ingest.clean import channels_in_order
 from components.ingest.digest import ContentDigest
@@ -29,6 +31,8 @@ from data_schemas.errors import InputError
 
 _REQUIRED = ("patients", "observations")
 _OPTIONAL = ("annotations", "devices", "images", "notes")
+# Names of source files that are told to MLflow.
+_SOURCES_LIMIT = 20
 
 
 def merge_parts(
@@ -238,7 +242,12 @@ def _result(output: Path, manifest: Manifest, rejected: pd.DataFrame, parts: lis
     ]
     return StepResult(
         metrics=metrics,
-        params={"cohort": manifest.name, "classes": len(manifest.classes), "cohort_digest": manifest.digest},
+        params={
+            COHORT_PARAM: manifest.name,
+            "classes": len(manifest.classes),
+            DIGEST_PARAM: manifest.digest,
+            SOURCES_PARAM: json.dumps([source.name for source in manifest.sources[:_SOURCES_LIMIT]]),
+        },
         artifacts={"cohort": output / "manifest.json", "rejected": output / "rejected.parquet"},
         warnings=warnings,
     )

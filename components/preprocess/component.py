@@ -12,15 +12,18 @@ def preprocess(
     cohort: dsl.Input[dsl.Dataset],
     validation: dsl.Input[dsl.Artifact],
     features: dsl.Output[dsl.Dataset],
+    record: dsl.Output[dsl.Artifact],
 ) -> None:
     """Align, calibrate, denoise and impute the series; denoise the images; split the patients into folds.
 
     Args:
         settings: Section ``preprocess`` of the settings.
-        code_version: Package version and digest of the sources of this step: part of the cache key.
+        code_version: Package version and digest of the sources of this step: part of the cache key. Where the
+            image holds other code, the step ends.
         cohort: Output of ``ingest``.
         validation: Output of ``validate``; taken so that only a validated cohort is preprocessed.
         features: The features folder: memory-mapped arrays, one row a sample.
+        record: What the step has to say for itself: parameters, figures, tags, its MLflow run.
     """
     from pathlib import Path
 
@@ -34,7 +37,7 @@ def preprocess(
             Path(cohort.path), output, PreprocessSettings.model_validate(settings), progress=progress
         )
 
-    run_step("preprocess", core, output=Path(features.path))
+    run_step("preprocess", core, output=Path(features.path), code_version=code_version, record=Path(record.path))
 
 
 @dsl.component(base_image=image.DATA, install_kfp_package=False)
@@ -51,7 +54,8 @@ def preprocess_shard(
     Args:
         settings: Section ``preprocess`` of the settings.
         shard: Which one, such as ``2-of-8``.
-        code_version: Package version and digest of the sources of this step: part of the cache key.
+        code_version: Package version and digest of the sources of this step: part of the cache key. Where the
+            image holds other code, the step ends.
         cohort: Output of ``ingest`` or ``merge_cohort``.
         validation: Output of ``validate``; taken so that only a validated cohort is preprocessed.
         part: The arrays of these patients.
@@ -73,7 +77,13 @@ def preprocess_shard(
             progress=progress,
         )
 
-    run_step(f"preprocess_shard[{shard}]", core, output=Path(part.path), tags={"vitalfuse.shard": shard})
+    run_step(
+        f"preprocess_shard[{shard}]",
+        core,
+        output=Path(part.path),
+        code_version=code_version,
+        tags={"vitalfuse.shard": shard},
+    )
 
 
 @dsl.component(base_image=image.DATA, install_kfp_package=False)
@@ -83,15 +93,18 @@ def merge_features(
     cohort: dsl.Input[dsl.Dataset],
     parts: dsl.Input[list[dsl.Dataset]],
     features: dsl.Output[dsl.Dataset],
+    record: dsl.Output[dsl.Artifact],
 ) -> None:
     """Join the arrays of all shards; split the patients into held-out rows and folds, once.
 
     Args:
         settings: Section ``preprocess`` of the settings.
-        code_version: Package version and digest of the sources of this step: part of the cache key.
+        code_version: Package version and digest of the sources of this step: part of the cache key. Where the
+            image holds other code, the step ends.
         cohort: Output of ``ingest`` or ``merge_cohort``.
         parts: Outputs of ``preprocess_shard``.
         features: The features folder, the same for any number of shards.
+        record: What the step has to say for itself: parameters, figures, tags, its MLflow run.
     """
     from pathlib import Path
 
@@ -109,4 +122,11 @@ def merge_features(
             progress=progress,
         )
 
-    run_step("merge_features", core, output=Path(features.path))
+    run_step(
+        "merge_features",
+        core,
+        output=Path(features.path),
+        code_version=code_version,
+        record=Path(record.path),
+        parts=[Path(part.path) for part in parts],
+    )

@@ -9,24 +9,29 @@ from components import image
 def register(
     settings: dict,
     code_version: str,
+    store: str,
     cohort: dsl.Input[dsl.Dataset],
     features: dsl.Input[dsl.Dataset],
     validation: dsl.Input[dsl.Artifact],
     candidate: dsl.Input[dsl.Model],
     comparison: dsl.Input[dsl.Artifact],
     registration: dsl.Output[dsl.Artifact],
+    record: dsl.Output[dsl.Artifact],
 ) -> None:
     """Register the trained model in MLflow as a new version; ``challenger`` where it passes its gates.
 
     Args:
         settings: Section ``register`` of the settings.
-        code_version: Package version and digest of the sources of this step: part of the cache key.
+        code_version: Package version and digest of the sources of this step: part of the cache key. Where the
+            image holds other code, the step ends.
+        store: Identity of the MLflow store: part of the cache key, since a version is registered there.
         cohort: Output of ``ingest``.
         features: Output of ``preprocess``.
         validation: Output of ``validate``.
         candidate: Output of ``train``.
         comparison: Output of ``compare``.
         registration: Name, version and aliases of the registered model, and the verdict of its gates.
+        record: What the step has to say for itself: parameters, figures, tags, its MLflow run.
     """
     from pathlib import Path
 
@@ -47,4 +52,4 @@ def register(
             progress=progress,
         )
 
-    run_step("register", core, output=Path(registration.path))
+    run_step("register", core, output=Path(registration.path), code_version=code_version, record=Path(record.path))

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
 
 from components.common import environment
-from components.common.mlflow_client import PATIENT, client_settings
-from components.common.parent_run import HEADLINE_STEPS, children, close_parent_run, open_parent_run
-from components.common.tracking import (
-    KFP_RUN_TAG,
-    MODEL_TAG,
-    STEP_TAG,
-    find_parent_run_id,
-    tracked_by_kfp,
-    tracking_enabled,
+from components.common.code_version import package_version
+from components.common.mlflow_client import PATIENT, client_settings, store_identity
+from components.common.parent_run import (
+    CACHED_STEPS_TAG,
+    COHORT_STEPS,
+    ERROR_TAG,
+    close_parent_run,
+    gather_results,
+    log_cached_steps,
+    log_dataset,
+    open_parent_run,
 )
+from components.common.step import read_records
+from components.common.tracking import KFP_RUN_TAG, find_parent_run_id, tracked_by_kfp, tracking_enabled
 from components.ingest.locations import source_digest
 from components.ingest.settings import IngestSettings
 from data_schemas.errors import InputError
@@ -29,8 +38,20 @@ _STATUS = {"SUCCEEDED": "FINISHED", "CANCELLED": "KILLED", "CANCELED": "KILLED"}
 _MESSAGE_LIMIT = 500
 
 
+class Opened(NamedTuple):
+    """What the first task of a run finds for those that follow.
+
+    Attributes:
+        sources: SHA-256 of the sources' listing, hexadecimal.
+        store: Identity of the MLflow store; empty where no run is tracked.
+    """
+
+    sources: str
+    store: str
+
+
 @client_settings(PATIENT)
-def open_pipeline_run(settings: dict[str, Any], mlflow_run_id: str = "") -> str:
+def open_pipeline_run(settings: dict[str, Any], mlflow_run_id: str = "") -> Opened:
     """Open the parent run in MLflow and list the sources.
 
     Args:
@@ -38,16 +59,24 @@ def open_pipeline_run(settings: dict[str, Any], mlflow_run_id: str = "") -> str:
         mlflow_run_id: A parent run that was opened before, or "". Where KFP tracks the run itself, it is deleted.
 
     Returns:
-        SHA-256 of the sources' listing, hexadecimal.
+        What the cache keys of later steps hold.
 
     Raises:
         InputError: A source is not there, the pods' MLflow server does not have the run that was opened before, or
             the pods' account may not write into the experiment.
     """
-    if tracking_enabled():
-        with _denials_told(settings["tracking"]["experiment"]):
-            _open_parent(settings, mlflow_run_id)
-    return source_digest(IngestSettings.model_validate(settings["ingest"]))
+    if not tracking_enabled():
+        return Opened(source_digest(IngestSettings.model_validate(settings["ingest"])), "")
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    with _denials_told(settings["tracking"]["experiment"]):
+        run_id = _open_parent(settings, mlflow_run_id)
+        sources = source_digest(IngestSettings.model_validate(settings["ingest"]))
+        if not tracked_by_kfp():
+            client.set_tag(run_id, "vitalfuse.source_digest", sources)
+        experiment = client.get_experiment(client.get_run(run_id).info.experiment_id)
+    return Opened(sources, store_identity(mlflow.get_tracking_uri(), experiment))
 
 
 @contextmanager
@@ -67,7 +96,8 @@ def _denials_told(experiment: str) -> Iterator[None]:
         ) from error
 
 
-def _open_parent(settings: dict[str, Any], mlflow_run_id: str) -> None:
+def _open_parent(settings: dict[str, Any], mlflow_run_id: str) -> str:
+    """Return the MLflow run of this pipeline run, opened unless it is open; of KFP's own integration, this task's."""
     import mlflow
 
     client = mlflow.MlflowClient()
@@ -76,14 +106,23 @@ def _open_parent(settings: dict[str, Any], mlflow_run_id: str) -> None:
         # Never both: KFP has opened a run of its own.
         if mlflow_run_id and _is_ours(client, mlflow_run_id, kfp_run_id, elsewhere=False):
             client.delete_run(mlflow_run_id)
-        return
+        return os.environ["MLFLOW_RUN_ID"]
+    if opened_here := os.environ.get(environment.PARENT_RUN_ID):
+        return opened_here
     tags = {KFP_RUN_TAG: kfp_run_id, "mlflow.source.git.commit": os.environ.get(environment.GIT_COMMIT, "unknown")}
     if mlflow_run_id and _is_ours(client, mlflow_run_id, kfp_run_id):
+        run_id = mlflow_run_id
         for name, value in tags.items():
-            client.set_tag(mlflow_run_id, name, value)
-    elif find_parent_run_id() is None:  # A retry of this task finds the run of the first attempt.
+            client.set_tag(run_id, name, value)
+    elif found := find_parent_run_id():  # A retry of this task finds the run of the first attempt.
+        run_id = found
+    else:
         experiment = mlflow.set_experiment(settings["tracking"]["experiment"])
-        open_parent_run(client, experiment.experiment_id, settings["name"], settings, tags)
+        tags["vitalfuse.version"] = package_version()
+        run_id = open_parent_run(client, experiment.experiment_id, settings["name"], settings, tags)
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    client.log_text(run_id, text, "inputs/settings_resolved.yaml")
+    return run_id
 
 
 def _is_ours(client: MlflowClient, mlflow_run_id: str, kfp_run_id: str, *, elsewhere: bool | None = None) -> bool:
@@ -115,6 +154,34 @@ def _is_ours(client: MlflowClient, mlflow_run_id: str, kfp_run_id: str, *, elsew
 
 
 @client_settings(PATIENT)
+def record_pipeline_run(records: list[Path], report: Path) -> None:
+    """Log into the parent run what no step's own run tells of, and close it: all steps have succeeded.
+
+    Steps from the cache get a nested run, as in a run on one machine. This task does not leave the closing to the exit
+    task, since KFP does not run that one again when failed steps are repeated.
+
+    Args:
+        records: Files of the artifacts ``record`` of all steps.
+        report: The report, an HTML file.
+    """
+    run_id = _parent_to_close()
+    if run_id is None:
+        return
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    found = [record for path in records for record in read_records(path)]
+    cached = log_cached_steps(client, run_id, found)
+    for record in found:
+        if record.step in COHORT_STEPS:
+            log_dataset(client, run_id, record)
+    with tempfile.TemporaryDirectory(prefix="vitalfuse-report-") as folder:
+        client.log_artifact(run_id, shutil.copyfile(report, Path(folder) / "report.html"))
+    metrics, tags = gather_results(client, run_id)
+    close_parent_run(client, run_id, "FINISHED", metrics, tags | {CACHED_STEPS_TAG: str(cached)})
+
+
+@client_settings(PATIENT)
 def close_pipeline_run(state: str, error_message: str = "") -> None:
     """Close the parent run in MLflow, with the headline metrics of its steps.
 
@@ -122,22 +189,25 @@ def close_pipeline_run(state: str, error_message: str = "") -> None:
         state: State of the pipeline run in KFP, such as ``SUCCEEDED``, ``FAILED`` or ``CANCELLED``.
         error_message: What KFP has to say of a failure.
     """
-    if not tracking_enabled() or tracked_by_kfp():
+    run_id = _parent_to_close()
+    if run_id is None:
         return
     import mlflow
 
+    client = mlflow.MlflowClient()
+    status = _STATUS.get(state, "FAILED")
+    if client.get_run(run_id).info.status == status == "FINISHED":
+        return  # By the last step.
+    metrics, tags = gather_results(client, run_id)
+    tags |= {ERROR_TAG: error_message[:_MESSAGE_LIMIT]} if error_message else {}
+    close_parent_run(client, run_id, status, metrics, tags)
+
+
+def _parent_to_close() -> str | None:
+    """Return the run that this task has to close; None where KFP does that, or a runner that outlives the steps."""
+    if not tracking_enabled() or tracked_by_kfp() or os.environ.get(environment.PARENT_RUN_ID):
+        return None
     run_id = find_parent_run_id()
     if run_id is None:
         print("No MLflow run bears this KFP run's id: none to close.")
-        return
-    client = mlflow.MlflowClient()
-    metrics: dict[str, float] = {}
-    tags = {"vitalfuse.error": error_message[:_MESSAGE_LIMIT]} if error_message else {}
-    for child in children(client, run_id):
-        step = child.data.tags.get(STEP_TAG)
-        if step in HEADLINE_STEPS:
-            # Seconds and memory are those of the step alone.
-            metrics |= {name: value for name, value in child.data.metrics.items() if not name.startswith("system/")}
-        elif step == "register" and MODEL_TAG in child.data.tags:
-            tags[MODEL_TAG] = child.data.tags[MODEL_TAG]
-    close_parent_run(client, run_id, _STATUS.get(state, "FAILED"), metrics, tags)
+    return run_id

@@ -10,7 +10,7 @@ from docker.types import Mount
 
 from components.ingest.demo.generate import generate_source
 from components.ingest.demo.settings import DemoSettings
-from pipelines.code_version import code_versions
+from pipelines.code_version import code_version, code_versions
 
 pytestmark = pytest.mark.slow
 IMAGES = ("data", "validate", "train", "serve")
@@ -53,8 +53,8 @@ def _component(step):
     return getattr(import_module(f"components.{folder}.component"), step)
 
 
-def _artifact(step):
-    name = OUTPUTS[step]
+def _artifact(step, name=None):
+    name = name or OUTPUTS[step]
     kind = {"schemaTitle": "system.Artifact", "schemaVersion": "0.0.1"}
     return {"artifacts": [{"name": name, "type": kind, "uri": f"/data/{step}/{name}", "metadata": {}}]}
 
@@ -64,7 +64,7 @@ def _parameters(step):
         return {"settings": SETTINGS, "mlflow_run_id": ""}
     if step == "close_run":
         return {"status": {"state": "SUCCEEDED", "pipelineTaskName": "steps"}}
-    parameters = {"settings": SETTINGS[step], "code_version": "1"}
+    parameters = {"settings": SETTINGS[step], "code_version": code_version(step)}
     return {**parameters, "source_digest": "0"} if step == "ingest" else parameters
 
 
@@ -72,9 +72,9 @@ def _command(step):
     """The command that KFP gives the task's container, with its executor input."""
     outputs = {"outputFile": f"/data/{step}/executor_output.json"}
     if step in OUTPUTS:
-        outputs["artifacts"] = {OUTPUTS[step]: _artifact(step)}
+        outputs["artifacts"] = {name: _artifact(step, name) for name in (OUTPUTS[step], "record")}
     if step == "open_run":
-        outputs["parameters"] = {"Output": {"outputFile": f"/data/{step}/Output"}}
+        outputs["parameters"] = {name: {"outputFile": f"/data/{step}/{name}"} for name in ("sources", "store")}
     executor_input = {
         "inputs": {
             "parameterValues": _parameters(step),
@@ -163,6 +163,16 @@ def test_a_failing_step_fails_its_container(built, chain):
     event = json.loads((folder / "failed" / "events" / "ingest.jsonl").read_text().splitlines()[-1])
     assert event["state"] == "failed"
     assert event["input_error"] is True
+
+
+def test_an_image_of_other_code_does_no_work(chain, built, monkeypatch):
+    folder, _ = chain
+    monkeypatch.setitem(globals(), "code_version", lambda step: "0.0.1+000000000000")
+    code, _ = _run_step(built, folder, "ingest", VITALFUSE_RUN_FOLDER="/data/other")
+    assert code == 2
+    event = json.loads((folder / "other" / "events" / "ingest.jsonl").read_text().splitlines()[-1])
+    assert event["input_error"] is True
+    assert "0.0.1+000000000000" in event["text"] and "cluster.images.tag" in event["text"]
 
 
 @pytest.mark.parametrize("image", IMAGES)

@@ -103,8 +103,8 @@ def test_steps_are_repeated_with_backoff_and_cached_with_their_code_version(comp
         policy = task["retryPolicy"]
         assert policy["maxRetryCount"] == 2
         assert (policy["backoffDuration"], policy["backoffFactor"]) == ("30s", 2.0)
-        if step in ("open_run", "close_run"):
-            assert task["cachingOptions"] == {}
+        if step in ("open_run", "record_run", "close_run"):
+            assert not task["cachingOptions"].get("enableCache")
         else:
             assert task["cachingOptions"]["enableCache"] is True
             assert "code_version" in task["inputs"]["parameters"]
@@ -121,6 +121,27 @@ def test_a_step_may_be_repeated_until_each_attempt_has_had_its_timeout(compiled,
         timeout = int(executors[step][1]["activeDeadlineSeconds"])
         waits = [30 * 2**retry for retry in range(policy["maxRetryCount"])]
         assert seconds(policy["backoffMaxDuration"]) > (len(waits) + 1) * timeout + sum(waits), step
+
+
+def test_what_is_kept_in_mlflow_is_cached_for_its_store_alone(compiled):
+    tasks = _tasks(compiled, "default")
+    for step in ("compare", "register"):
+        source = tasks[step]["inputs"]["parameters"]["store"]["taskOutputParameter"]
+        assert source == {"producerTask": "open-run", "outputParameterKey": "store"}
+    # Another store trains no model anew.
+    assert "store" not in tasks["train"]["inputs"]["parameters"]
+
+
+def test_the_last_step_has_the_record_of_every_step_and_none_of_the_large_outputs(compiled):
+    artifacts = _tasks(compiled, "default")["record_run"]["inputs"]["artifacts"]
+    sources = {name: source["taskOutputArtifact"] for name, source in artifacts.items()}
+    report = sources.pop("report")
+    assert (report["producerTask"], report["outputArtifactKey"]) == ("compare", "report")
+    loop = sources.pop("cross_validate_records")
+    assert loop["producerTask"].startswith("for-loop") and loop["outputArtifactKey"].endswith("cross-validate-record")
+    steps = {step.replace("_", "-") for step in STEPS} - {"open-run", "record-run", "close-run", "cross-validate"}
+    assert {source["producerTask"] for source in sources.values()} == steps
+    assert {source["outputArtifactKey"] for source in sources.values()} == {"record"}
 
 
 def test_the_run_is_closed_also_when_a_step_fails(compiled):
@@ -160,7 +181,7 @@ def test_gpu_node_volume_and_scratch_go_where_they_are_wanted(compiled):
     with_claim = {step for step, (_, item) in executors.items() if "pvcMount" in item}
     assert with_claim == {"open_run", "ingest"}
     with_scratch = {step for step, (_, item) in executors.items() if "genericEphemeralVolume" in item}
-    assert with_scratch == executors.keys() - {"open_run", "close_run"}
+    assert with_scratch == executors.keys() - {"open_run", "record_run", "close_run"}
     temporary = [item["value"] for item in container["env"] if item["name"] == "TMPDIR"]
     assert temporary == [kubernetes["genericEphemeralVolume"][0]["mountPath"]] == ["/minio/mlpipeline"]
 

@@ -165,17 +165,58 @@ def test_cancel_without_an_mlflow_server_says_what_is_left(serve, submitted, tra
 
 
 def test_retry_repeats_what_failed_and_the_mlflow_run_follows(serve, submitted, tracking_uri):
-    server = serve(scripts.failing("train"), scripts.happy())
+    server = serve(scripts.failing("train"), [lambda: _finish_steps(tracking_uri, parent), *scripts.happy()])
     assert submitted(server, "submit", "--wait").exit_code == 1
-    assert _parent(tracking_uri).info.status == "FAILED"
+    parent = _parent(tracking_uri)
+    assert parent.info.status == "FAILED"
+    open_client(tracking_uri).set_tag(parent.info.run_id, "vitalfuse.error", "train was evicted")
     (run_id,) = server.state.runs
     result = submitted(server, "retry", run_id, "--wait", "--tracking-uri", tracking_uri)
     assert result.exit_code == 0, result.output
     assert f"KFP run   {server.url}/#/runs/details/{run_id}" in result.stdout
     assert "train: done" in result.stdout
     assert server.state.runs[run_id].state == "SUCCEEDED"
-    # KFP does not run the exit task a second time, so the command closes it.
-    assert _parent(tracking_uri).info.status == "FINISHED"
+    # KFP does not run the exit task a second time, and no task of this script logs anything: the command closes it.
+    run = open_client(tracking_uri).get_run(parent.info.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["test/macro_auc"] == 0.8
+    assert run.data.tags["vitalfuse.model"] == "diagnosis/3"
+    assert "vitalfuse.error" not in run.data.tags
+    assert "model     diagnosis version 3" in result.stdout
+
+
+def test_a_retried_run_shows_no_old_error_while_it_is_on(serve, submitted, tracking_uri):
+    from pipelines.cluster_tracking import find_parent_run
+
+    server = serve(scripts.failing("train"))
+    submitted(server, "submit", "--wait")
+    client, parent = open_client(tracking_uri), _parent(tracking_uri)
+    client.set_tag(parent.info.run_id, "vitalfuse.error", "train was evicted")
+    (run_id,) = server.state.runs
+    found = find_parent_run(tracking_uri, _kfp_run(server, run_id))
+    for _ in range(2):  # Also where the run has none.
+        found.reopen()
+    assert found.get().info.status == "RUNNING" and "vitalfuse.error" not in found.get().data.tags
+
+
+def _kfp_run(server, run_id):
+    from pipelines.kfp_api import Connection, KfpApi
+
+    return KfpApi(Connection(server.url)).runs.run_service_get_run(run_id)
+
+
+def _finish_steps(tracking_uri, parent):
+    """Log what the repeated steps would."""
+    client = open_client(tracking_uri)
+    for step, metrics, tags in (
+        ("compare", {"test/macro_auc": 0.8}, {}),
+        ("register", {}, {"vitalfuse.model": "diagnosis/3"}),
+    ):
+        tags = {"mlflow.parentRunId": parent.info.run_id, "vitalfuse.step": step, **tags}
+        run = client.create_run(parent.info.experiment_id, tags=tags).info.run_id
+        for name, value in metrics.items():
+            client.log_metric(run, name, value)
+        client.set_terminated(run)
 
 
 def test_retry_that_fails_again(serve, submitted, tracking_uri):

@@ -13,7 +13,7 @@ from training.names import MODEL_NAMES
 # Eight models and three shards.
 STEPS = ["open_run", *(f"ingest_shard[{i}-of-3]" for i in (1, 2, 3)), "merge_cohort", "validate"]
 STEPS += [*(f"preprocess_shard[{i}-of-3]" for i in (1, 2, 3)), "merge_features", "embed_text", "train"]
-STEPS += [*(f"cross_validate[{model}]" for model in MODEL_NAMES), "compare", "register", "close_run"]
+STEPS += [*(f"cross_validate[{model}]" for model in MODEL_NAMES), "compare", "register", "record_run", "close_run"]
 SIZES = [(80, 24), (60, 20)]
 
 

@@ -46,10 +46,12 @@ def test_the_steps_come_in_the_order_in_which_they_may_run(golden):
         "cross_validate[svm]",
         "compare",
         "register",
+        "record_run",
         "close_run",
     }
     before = [("open_run", "ingest"), ("ingest", "validate"), ("preprocess", "train"), ("train", "compare")]
-    before += [("cross_validate[svm]", "compare"), ("compare", "register"), ("register", "close_run")]
+    before += [("cross_validate[svm]", "compare"), ("compare", "register"), ("register", "record_run")]
+    before += [("record_run", "close_run")]
     assert all(names.index(first) < names.index(then) for first, then in before)
 
 
@@ -63,7 +65,7 @@ def test_each_task_has_its_place_in_the_workflow(golden):
 
 def test_ends_of_a_run_are_never_taken_from_the_cache(golden):
     cacheable = {task.key: task.cacheable for task in plan_tasks(golden, {"models": ["gru"]})}
-    assert [key for key, value in cacheable.items() if not value] == ["open-run", "close-run"]
+    assert [key for key, value in cacheable.items() if not value] == ["open-run", "record-run", "close-run"]
 
 
 def test_what_kfp_returns_for_a_version_is_understood(golden):

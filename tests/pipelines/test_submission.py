@@ -502,6 +502,7 @@ def _eight_models_and_three_shards():
         ("cross-validate", "for-loop-6", len(MODEL_NAMES)),
         ("compare", None, 1),
         ("register", None, 1),
+        ("record-run", None, 1),
         ("close-run", None, 1),
     ):
         scopes = [[[loop, i]] if loop else [] for i in range(count)]
@@ -535,7 +536,7 @@ def test_a_small_terminal_is_redrawn_and_in_the_end_shows_all_steps_and_both_lin
     assert max(len(line) for frame in frames[1:] for line in frame if line not in links) <= width
     assert any("▶" in line and "running" in line for frame in frames for line in frame)
     *steps, kfp, mlflow, end = frames[-1]
-    assert [line.split()[0::2][:2] for line in steps] == [["✓", "done"]] * 23
+    assert [line.split()[0::2][:2] for line in steps] == [["✓", "done"]] * 24
     assert (kfp, mlflow) == links
     assert end.startswith("run       succeeded after ")
 

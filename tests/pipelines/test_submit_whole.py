@@ -120,6 +120,14 @@ def _parents(runs):
     return [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
 
 
+def _headline(parent):
+    return {name: value for name, value in parent.data.metrics.items() if name != "system/seconds"}
+
+
+def _files(client, run, folder=None):
+    return {file.path for file in client.list_artifacts(run.info.run_id, folder)}
+
+
 def _children(runs, parent):
     return [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
 
@@ -131,7 +139,7 @@ def test_the_submitted_run_succeeds_and_prints_where_to_look(first, kfp_server, 
     assert f"KFP run   {kfp_server.url}/#/runs/details/{run_id}\n" in first.stdout
     link = f"{mlflow_server}/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}"
     assert f"MLflow    {link}\n" in first.stdout
-    for step in [*STEPS, "open_run", "close_run"]:
+    for step in [*STEPS, "open_run", "record_run", "close_run"]:
         assert f"\n{step}: done (" in first.stdout, first.stdout
     assert "model     vitalfuse-diagnosis version 1" in first.stdout
     assert not first.stderr
@@ -146,6 +154,16 @@ def test_mlflow_has_the_parent_run_finished_with_a_nested_run_for_each_step(firs
     assert 0 <= parent.data.metrics["test/macro_auc"] <= 1
     children = {run.data.tags["vitalfuse.step"]: run.info.status for run in _children(runs, parent)}
     assert children == dict.fromkeys(STEPS, "FINISHED")
+    assert not [run for run in runs if "vitalfuse.cached" in run.data.tags]
+    assert parent.data.tags["vitalfuse.cached_steps"] == "0"
+    assert parent.data.tags["vitalfuse.model"] == "vitalfuse-diagnosis/1"
+    assert len(parent.data.tags["vitalfuse.source_digest"]) == 64
+    assert _files(client, parent) == {"report.html", "inputs"}
+    assert _files(client, parent, "inputs") == {"inputs/settings_resolved.yaml"}
+    (dataset,) = parent.inputs.dataset_inputs
+    assert dataset.dataset.name == "tiny"
+    assert dataset.dataset.digest == parent.data.tags["vitalfuse.cohort_digest"][:36]
+    assert parent.data.metrics["system/seconds"] > 1
     version = client.get_model_version("vitalfuse-diagnosis", "1")
     assert version.tags["vitalfuse.run_id"] == parent.info.run_id
 
@@ -162,10 +180,45 @@ def test_submitted_again_nothing_is_uploaded_and_every_step_is_cached(first, fol
     assert len(kfp_server.state.versions) == 1
     for step in STEPS:
         assert f"\n{step}: cached\n" in again.stdout, again.stdout
-    for step in ("open_run", "close_run"):
+    for step in ("open_run", "record_run", "close_run"):
         assert f"\n{step}: done (" in again.stdout
-    _, runs = _tracked(mlflow_server)
-    assert [run.info.status for run in _parents(runs)][:2] == ["FINISHED", "FINISHED"]
+    assert "model     vitalfuse-diagnosis version 1" in again.stdout
+    client, runs = _tracked(mlflow_server)
+    before, parent = _parents(runs)[:2]
+    assert (before.info.status, parent.info.status) == ("FINISHED", "FINISHED")
+    # All that the first run has, although no step ran.
+    assert _headline(parent) == _headline(before) and "test/macro_auc" in _headline(parent)
+    same = ("vitalfuse.model", "vitalfuse.cohort_digest", "vitalfuse.source_digest")
+    assert [parent.data.tags[name] for name in same] == [before.data.tags[name] for name in same]
+    assert parent.data.tags["vitalfuse.cached_steps"] == str(len(STEPS))
+    assert _files(client, parent) == {"report.html", "inputs"}
+    assert [entry.dataset.digest for entry in parent.inputs.dataset_inputs] == [
+        entry.dataset.digest for entry in before.inputs.dataset_inputs
+    ]
+    sources = {run.data.tags["vitalfuse.step"]: run for run in _children(runs, before)}
+    cached = {run.data.tags["vitalfuse.step"]: run for run in _children(runs, parent)}
+    assert set(cached) == set(STEPS)
+    for step, run in cached.items():
+        assert run.info.status == "FINISHED" and run.data.tags["vitalfuse.cached"] == "true"
+        assert run.data.tags["vitalfuse.source_run_id"] == sources[step].info.run_id
+        assert run.data.metrics == sources[step].data.metrics
+        assert run.data.params == sources[step].data.params
+    assert len(client.search_model_versions("name = 'vitalfuse-diagnosis'")) == 1
+
+
+def test_in_another_experiment_a_version_is_registered_and_nothing_is_trained(first, folder, kfp_server, mlflow_server):
+    done = _submit(folder, kfp_server, "--set", "tracking.experiment=other")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for step in STEPS:
+        state = "done (" if step in ("compare", "register") else "cached\n"
+        assert f"\n{step}: {state}" in done.stdout, done.stdout
+    assert "model     vitalfuse-diagnosis version 2" in done.stdout
+    client, runs = _tracked(mlflow_server, "other")
+    (parent,) = _parents(runs)
+    _, elsewhere = _tracked(mlflow_server)
+    assert _headline(parent).keys() == _headline(_parents(elsewhere)[0]).keys()
+    assert parent.data.tags["vitalfuse.cached_steps"] == str(len(STEPS) - 2)
+    assert client.get_model_version("vitalfuse-diagnosis", "2").tags["vitalfuse.run_id"] == parent.info.run_id
 
 
 def test_bad_input_in_the_middle_fails_the_run_and_tells_the_cause(first, folder, kfp_server, mlflow_server):

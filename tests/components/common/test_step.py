@@ -7,7 +7,7 @@ import pytest
 
 from components.common import environment
 from components.common.events import read_events
-from components.common.step import RECORD_FILE, StepRecord
+from components.common.step import RECORD_FILE, StepRecord, read_records
 
 SCRIPT = """
 import sys
@@ -29,13 +29,14 @@ def core(output, progress):
     return StepResult(metrics={"rows": 3, "undefined": float("nan")}, params={"sigma": 0.5}, warnings=["one"],
                       nested=[NestedResult("fold 1", metrics={"accuracy": 0.5}, history={"loss": [2.0, 1.0]})])
 
-run_step("preprocess", core, output=Path(sys.argv[1]))
+parts = [Path(part) for part in sys.argv[3:]]
+run_step("preprocess", core, output=Path(sys.argv[1]), record=Path(sys.argv[1] + "-record"), parts=parts)
 """
 
 
-def _run(tmp_path, kind, **variables):
+def _run(tmp_path, kind, *parts, **variables):
     return subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path / "out"), kind],
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "out"), kind, *map(str, parts)],
         env={**_clean_environment(), environment.RUN_FOLDER: str(tmp_path / "run"), **variables},
         capture_output=True,
         text=True,
@@ -57,7 +58,22 @@ def test_a_finished_step_leaves_events_record_and_log(tmp_path):
     record = StepRecord.model_validate_json((tmp_path / "out" / RECORD_FILE).read_text())
     assert record.metrics == {"rows": 3}
     assert record.warnings == ["one"]
+    assert read_records(tmp_path / "out-record") == [record]
     assert "a line on standard output" in (tmp_path / "run" / "logs" / "preprocess.log").read_text()
+
+
+def test_a_step_that_joins_shards_passes_their_records_on(tmp_path):
+    parts = [tmp_path / "part-1", tmp_path / "part-2"]
+    records = [
+        StepRecord(step=f"shard[{i}]", mlflow_run_id=None, params={}, metrics={"rows": i}, warnings=[], tags={})
+        for i in range(2)
+    ]
+    for part, record in zip(parts, records, strict=True):
+        part.mkdir()
+        (part / RECORD_FILE).write_text(record.model_dump_json())
+    assert _run(tmp_path, "well", *parts).returncode == 0
+    own, *others = read_records(tmp_path / "out-record")
+    assert own.step == "preprocess" and others == records
 
 
 @pytest.mark.parametrize(("kind", "code", "cause"), [("input", 2, "a.csv, row 2"), ("bug", 1, "KeyError: 'oops'")])
@@ -67,7 +83,7 @@ def test_a_failed_step_tells_the_cause_and_its_kind(tmp_path, kind, code, cause)
     assert last.state == "failed"
     assert cause in last.text
     assert last.input_error is (kind == "input")
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out").exists() and not (tmp_path / "out-record").exists()
 
 
 def test_results_and_parts_are_logged_under_the_parent_run(tmp_path):

@@ -1,8 +1,13 @@
 import ast
+import inspect
+from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 
-from pipelines import code_version as module
+from components.common import code_version as module
+from components.common import environment
+from data_schemas.errors import InputError
 
 
 @pytest.fixture
@@ -84,3 +89,58 @@ def test_every_imported_module_counts_for_the_step(step):
         if not any(path.is_relative_to(folder) for folder in covered)
     }
     assert not missing
+
+
+@pytest.mark.parametrize("step", ["train", "cross_validate[gru]", "ingest_shard[1-of-2]", "merge_features"])
+def test_the_code_that_the_run_was_started_with_passes(step):
+    whole = {"ingest_shard[1-of-2]": "ingest", "merge_features": "preprocess"}.get(step, step.partition("[")[0])
+    wanted = module.code_version(whole)
+    module.check_code_version(step, wanted)
+    # From a checkout that is not installed.
+    module.check_code_version(step, f"0+{wanted.partition('+')[2]}")
+
+
+def test_an_image_of_other_code_is_refused_with_both_versions_and_the_remedy(monkeypatch):
+    monkeypatch.delenv(environment.RUNNER_PROCESS, raising=False)
+    with pytest.raises(InputError) as caught:
+        module.check_code_version("train", "0.0.1+000000000000")
+    line = str(caught.value)
+    assert "\n" not in line
+    for words in ("0.0.1+000000000000", module.code_version("train"), "push the images", "cluster.images.tag"):
+        assert words in line
+    # The package's version alone is no proof.
+    with pytest.raises(InputError):
+        module.check_code_version("train", module.code_version("compare"))
+
+
+def test_code_that_was_changed_during_a_local_run_is_told_as_such(monkeypatch):
+    monkeypatch.setenv(environment.RUNNER_PROCESS, "1")
+    with pytest.raises(InputError, match="was changed while the run was on") as caught:
+        module.check_code_version("train", "0.0.1+000000000000")
+    assert "image" not in str(caught.value)
+
+
+def _cached_components():
+    found = {}
+    for step in module.SOURCES:
+        members = vars(import_module(f"components.{step}.component"))
+        found |= {name: value.python_func for name, value in members.items() if hasattr(value, "python_func")}
+    return found
+
+
+@pytest.mark.parametrize("name", _cached_components())
+def test_every_cached_step_ends_at_once_where_its_code_is_other(name, tmp_path, monkeypatch, capsys):
+    for variable in (environment.RUN_FOLDER, environment.RUNNER_PROCESS, "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(variable, raising=False)
+    function = _cached_components()[name]
+    lists = {"parts", "cross_validations", "cross_validate_records"}
+    arguments = {
+        argument: [] if argument in lists else SimpleNamespace(path=str(tmp_path / argument))
+        for argument in inspect.signature(function).parameters
+    }
+    plain = {"settings": {}, "code_version": "0.0.1+000000000000", "shard": "1-of-2"}
+    with pytest.raises(SystemExit) as caught:
+        function(**arguments | {key: value for key, value in plain.items() if key in arguments})
+    assert caught.value.code == 2
+    assert "0.0.1+000000000000" in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
