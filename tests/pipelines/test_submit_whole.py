@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -219,6 +220,39 @@ def test_in_another_experiment_a_version_is_registered_and_nothing_is_trained(fi
     assert _headline(parent).keys() == _headline(_parents(elsewhere)[0]).keys()
     assert parent.data.tags["vitalfuse.cached_steps"] == str(len(STEPS) - 2)
     assert client.get_model_version("vitalfuse-diagnosis", "2").tags["vitalfuse.run_id"] == parent.info.run_id
+
+
+def test_shards_from_the_cache_have_their_runs_too(folder, kfp_server, mlflow_server):
+    for _ in range(2):
+        done = _submit(folder, kfp_server, "--set", "tracking.experiment=sharded", "--set", "shards=2")
+        assert done.returncode == 0, done.stdout + done.stderr
+    _, runs = _tracked(mlflow_server, "sharded")
+    before, parent = _parents(runs)
+    assert _headline(parent) == _headline(before)
+    shards = {f"{step}_shard[{i}-of-2]" for step in ("ingest", "preprocess") for i in (1, 2)}
+    whole = {"ingest", "preprocess"}
+    expected = (set(STEPS) - whole) | shards | {"merge_cohort", "merge_features"}
+    for run, cached in ((before, 0), (parent, len(expected))):
+        steps = [child.data.tags["vitalfuse.step"] for child in _children(runs, run)]
+        assert sorted(steps) == sorted(expected)
+        assert run.data.tags["vitalfuse.cached_steps"] == str(cached)
+
+
+def test_pods_of_other_code_do_no_work(folder, mlflow_server, tmp_path):
+    for room in ("components", "data_schemas", "evaluation", "pipelines", "serving", "tests", "training"):
+        shutil.copytree(ROOT / room, tmp_path / "image" / room, ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "image" / "components" / "ingest" / "ingest.py").open("a") as stream:
+        stream.write("# Another line.\n")
+    environment = {**SECRETS, "VALIDATE_PYTHON": VALIDATE_PYTHON, "PYTHONPATH": str(tmp_path / "image")}
+    with KfpServer(tmp_path / "kfp", pod_environment=environment) as server:
+        failed = _submit(folder, server, "--set", "tracking.experiment=other-code")
+    assert failed.returncode == 1, failed.stdout + failed.stderr
+    (cause,) = failed.stderr.splitlines()
+    assert cause.startswith("vitalfuse: ingest: field cluster.images: the image holds other code of ingest")
+    assert "cluster.images.tag" in cause
+    _, runs = _tracked(mlflow_server, "other-code")
+    (parent,) = runs
+    assert parent.info.status == "FAILED"
 
 
 def test_bad_input_in_the_middle_fails_the_run_and_tells_the_cause(first, folder, kfp_server, mlflow_server):
