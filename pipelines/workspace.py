@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from components.common.events import read_events
-from components.common.parent_run import MERGE_STEPS
+from components.common.parent_run import COHORT_STEPS
 from data_schemas.errors import InputError
 
 
@@ -23,7 +23,7 @@ def newest_cohort(workspace: Path) -> Path:
     """
     for run in sorted((workspace / "runs").glob("*"), reverse=True):
         for event in reversed(read_events(run)):
-            if event.step in ("ingest", MERGE_STEPS["ingest"]) and event.record:
+            if event.step in COHORT_STEPS and event.record:
                 return Path(event.record).parent
     raise InputError(
         "holds no ingested cohort", file=str(workspace), remedy="Run `vitalfuse run`, or name a cohort folder"
