@@ -172,26 +172,45 @@ def test_servers_that_share_a_cache_fetch_a_version_once(registry, tmp_path, mod
     assert len({follower.current.digest for follower in followers}) == 1
 
 
-def test_the_workers_of_a_server_look_at_the_same_times(registry, tmp_path):
+class Clock:
+    """A clock that moves only by waiting, and stops its follower after some waits."""
+
+    def __init__(self, now, waits):
+        self.now, self.waits = now, waits
+
+    def time(self):
+        return self.now
+
+    def is_set(self):
+        return self.waits == 0
+
+    def wait(self, seconds):
+        self.now, self.waits = self.now + seconds, self.waits - 1
+
+
+def test_the_workers_of_a_server_look_at_the_same_times(tmp_path, monkeypatch):
     looks = []
+    for started in (100.0, 100.13, 100.26):
+        clock = Clock(started, waits=3)
 
-    def lookup():
-        looks.append(time.time() % 0.5)
-        raise RuntimeError("away")
+        def lookup(clock=clock):
+            looks[-1].append(clock.now)
+            clock.now += 0.02
+            raise RuntimeError("away")
 
-    followers = [
-        Follower(NAME, ServeSettings(poll_seconds=0.5), tmp_path / "cache", Metrics(), lookup=lookup) for _ in range(3)
-    ]
-    for follower in followers:
-        follower.start()
-        time.sleep(0.13)
-    time.sleep(1.2)
-    for follower in followers:
-        follower.stop()
+        looks.append([])
+        follower = Follower(
+            NAME, ServeSettings(poll_seconds=0.5), tmp_path / "cache", Metrics(), lookup=lookup, since=0.2
+        )
+        monkeypatch.setattr("serving.server.follower.time", clock)
+        monkeypatch.setattr(follower, "_stop", clock)
+        follower._run()
     # The first look of each is at once; then all follow one clock.
-    assert len(looks) >= 6
-    assert all(look < 0.1 for look in sorted(looks)[:3]), looks
-    assert sum(look < 0.1 for look in looks) >= len(looks) - 3
+    assert looks == [
+        pytest.approx([100.0, 100.2, 100.7]),
+        pytest.approx([100.13, 100.2, 100.7]),
+        pytest.approx([100.26, 100.7, 101.2]),
+    ]
 
 
 def test_the_registry_may_be_away(registry, follower, model, tmp_path):

@@ -185,7 +185,7 @@ def test_a_delay_lets_patients_gather_before_an_idle_model():
         asked.append(asyncio.create_task(batcher.submit(patients("two"))))
         return await asyncio.gather(*asked)
 
-    run(slow, steps, max_delay_ms=200)
+    run(slow, steps, max_delay_ms=1000, max_batch=2)
     assert slow.batches == [2]
 
 
@@ -210,7 +210,8 @@ def test_time_runs_out_and_what_waited_is_not_computed():
 
     async def steps(batcher):
         first = asyncio.create_task(batcher.submit(patients("first")))
-        await asyncio.sleep(0.05)
+        while not slow.batches:
+            await asyncio.sleep(0.01)
         with pytest.raises(Refusal) as refusal:
             await batcher.submit(patients("second"))
         slow.go.set()
