@@ -64,8 +64,7 @@ def run_measured(command: list[str], environment: dict[str, str], log: Path) -> 
         wall_s=wall,
         cpu_s=usage.ru_utime + usage.ru_stime,
         memory_mb=sampler.memory_kb / 1024,
-        # Linux tells the peak of the largest process exactly; that of several together is sampled.
-        resident_mb=max(sampler.resident_kb, usage.ru_maxrss) / 1024,
+        resident_mb=sampler.resident_kb / 1024,
     )
 
 
@@ -84,23 +83,35 @@ class _Sampler(threading.Thread):
             with suppress(psutil.Error, OSError):
                 process = psutil.Process(self._pid)
                 tree = [_memory(one.pid) for one in [process, *process.children(recursive=True)]]
-                self.memory_kb = max(self.memory_kb, sum(memory for memory, _ in tree))
-                self.resident_kb = max(self.resident_kb, sum(resident for _, resident in tree))
+                self.memory_kb = max(self.memory_kb, sum(one.anonymous for one in tree))
+                # Linux tells the peak of each process; that of several together is sampled.
+                self.resident_kb = max(self.resident_kb, sum(one.resident for one in tree), *(one.peak for one in tree))
 
     def stop(self) -> None:
         self._ended.set()
         self.join()
 
 
-def _memory(pid: int) -> tuple[int, int]:
-    """Return the memory of a process that no file backs, and all that is resident, in KiB; 0 where it has ended."""
+@dataclass(frozen=True)
+class _Memory:
+    """Memory of one process, in KiB: not backed by files, resident, and the most that was resident since it began."""
+
+    anonymous: int = 0
+    resident: int = 0
+    peak: int = 0
+
+
+def _memory(pid: int) -> _Memory:
+    """Return the memory of a process; zeros where it has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
-        return 0, 0
-    fields = dict(line.split(":", 1) for line in lines if line.startswith(("Rss", "VmRSS")))
-    anonymous = sum(int(fields[name].split()[0]) for name in ("RssAnon", "RssShmem") if name in fields)
-    return anonymous, int(fields["VmRSS"].split()[0]) if "VmRSS" in fields else 0
+        return _Memory()
+    # Not getrusage's peak, which begins with that of the process that started this one.
+    sizes = {
+        name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if rest.endswith(" kB")
+    }
+    return _Memory(sizes.get("RssAnon", 0) + sizes.get("RssShmem", 0), sizes.get("VmRSS", 0), sizes.get("VmHWM", 0))
 
 
 class DiskPeak:
