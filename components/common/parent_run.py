@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from components.common.mlflow_client import REQUEST_TAG, create_run
+from components.common.mlflow_client import IMPATIENT, REQUEST_TAG, client_settings, create_run
 from components.common.tracking import CACHED_TAG, MODEL_TAG, SOURCE_RUN_TAG, STEP_TAG, finite
 
 if TYPE_CHECKING:
@@ -68,9 +69,15 @@ def open_parent_run(
     Returns:
         The run's id.
     """
-    run = create_run(client, experiment_id, name, {**tags, STEP_TAG: PIPELINE})
-    log_params(client, run.info.run_id, dict(flatten(settings)))
-    return run.info.run_id
+    run_id = create_run(client, experiment_id, name, {**tags, STEP_TAG: PIPELINE}).info.run_id
+    try:
+        log_params(client, run_id, dict(flatten(settings)))
+    except Exception:
+        # Nobody else knows of this run, so nobody would close it.
+        with client_settings(IMPATIENT), suppress(Exception):
+            client.set_terminated(run_id, "FAILED")
+        raise
+    return run_id
 
 
 def log_params(client: MlflowClient, run_id: str, params: dict[str, Any]) -> None:

@@ -64,6 +64,19 @@ def test_runs_are_created_with_a_tag_of_their_request(store):
     assert not may_repeat(client)
 
 
+def test_a_parent_run_whose_settings_cant_be_logged_is_closed(store, monkeypatch):
+    client, experiment = store
+
+    def away(*_, **__):
+        raise ConnectionError("the server is gone")
+
+    monkeypatch.setattr(client, "log_batch", away)
+    with pytest.raises(ConnectionError):
+        open_parent_run(client, experiment, "half", {"name": "half"}, {})
+    (run,) = client.search_runs([experiment], "attributes.run_name = 'half'")
+    assert run.info.status == "FAILED"
+
+
 def test_closing_ends_what_a_killed_attempt_left_and_deletes_copies(store):
     """A pod was evicted while it logged its second fold; its repetition finished. A copy has its sibling's tag."""
     client, experiment = store
