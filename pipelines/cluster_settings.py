@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from components.common.settings import Section
-from pipelines.uris import names_user
+from pipelines.uris import holds_credentials
 
 STEPS = (
     "open_run",
@@ -46,7 +46,7 @@ _SET_ELSEWHERE = {
 
 
 def _without_user(address: str) -> str:
-    if names_user(address):
+    if holds_credentials(address):
         raise ValueError("names a user or a password, which the YAML would show; put them into a secret, under secrets")
     return address
 
@@ -293,7 +293,7 @@ class ClusterSettings(Section):
         for name, value in variables.items():
             if any(word in name.upper() for word in ("SECRET", "PASSWORD", "TOKEN", "_KEY")):
                 raise ValueError(f"{name} looks like a credential; put it into a Kubernetes secret, under secrets")
-            if names_user(value):
+            if holds_credentials(value):
                 raise ValueError(f"{name} names a user or a password; put it into a Kubernetes secret, under secrets")
         return variables
 

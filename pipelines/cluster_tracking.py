@@ -14,7 +14,7 @@ from data_schemas.errors import InputError
 from pipelines.code_version import git_commit, package_version
 from pipelines.settings import Settings
 from pipelines.tracking import Store, open_client, open_store
-from pipelines.uris import names_user, without_passwords
+from pipelines.uris import holds_credentials, without_passwords
 
 if TYPE_CHECKING:
     from kfp_server_api import V2beta1Run as KfpRun
@@ -189,7 +189,7 @@ def _signs_in(uri: str) -> bool:
 
     if not uri.startswith("http"):
         return False
-    return bool(names_user(uri) or os.environ.get("MLFLOW_TRACKING_TOKEN") or read_mlflow_creds().username)
+    return bool(holds_credentials(uri) or os.environ.get("MLFLOW_TRACKING_TOKEN") or read_mlflow_creds().username)
 
 
 def find_parent_run(uri: str, run: KfpRun) -> ParentRun | None:

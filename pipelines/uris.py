@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 
 _USER = re.compile(r"://[^/\s]*@")
+# Drivers of databases take user and password as parameters of the URI too.
+_PARAMETER = re.compile(
+    r"(?<=[?&])((?:user|\w*pass|\w*passwd|\w*password|\w*token|\w*secret)=)[^&#\s'\"]+", re.IGNORECASE
+)
 
 
 def without_passwords(text: str) -> str:
@@ -14,15 +18,15 @@ def without_passwords(text: str) -> str:
         text: Any text.
 
     Returns:
-        The text, with URIs that name the host alone.
+        The text, with URIs that name the host alone; parameters that hold a user or a password are left empty.
     """
-    return _USER.sub("://", text)
+    return _PARAMETER.sub(r"\1", _USER.sub("://", text))
 
 
-def names_user(text: str) -> bool:
-    """Return whether a URI in a text holds a user, with or without a password.
+def holds_credentials(text: str) -> bool:
+    """Return whether a URI in a text holds a user, a password or a token.
 
     Args:
         text: Any text.
     """
-    return _USER.search(text) is not None
+    return without_passwords(text) != text

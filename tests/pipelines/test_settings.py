@@ -8,7 +8,7 @@ from data_schemas.errors import InputError
 from pipelines.local import _log_inputs, pipeline_arguments
 from pipelines.reference import settings_reference
 from pipelines.settings import Settings, config_names, find_config, load_settings
-from pipelines.uris import names_user, without_passwords
+from pipelines.uris import holds_credentials, without_passwords
 
 MINIMAL = {"name": "x", "ingest": {"name": "x", "sources": [{"format": "export", "path": "source"}]}}
 
@@ -110,13 +110,19 @@ def test_a_password_in_the_tracking_uri_is_used_and_never_written_down(tmp_path,
         ("http://me:hunter2@host:5000/x", "http://host:5000/x"),
         ("postgresql://me:hunt@er2@host/db", "postgresql://host/db"),
         ("no http://a:b@c, nor http://t0ken@d/ here", "no http://c, nor http://d/ here"),
+        (
+            "postgresql://host/db?user=me&password=hunter2&sslmode=require",
+            "postgresql://host/db?user=&password=&sslmode=require",
+        ),
+        ("uri: 'http://host/?access_token=hunter2'", "uri: 'http://host/?access_token='"),
+        ("http://host/?page_token_limit=7&password=", "http://host/?page_token_limit=7&password="),
         ("http://host/?mail=me@example.org", "http://host/?mail=me@example.org"),
         ("me@example.org", "me@example.org"),
     ],
 )
 def test_passwords_are_cut_out_of_uris(text, shown):
     assert without_passwords(text) == shown
-    assert names_user(text) is (text != shown)
+    assert holds_credentials(text) is (text != shown)
 
 
 def test_a_settings_file_that_is_not_there_is_told_with_the_ready_ones():
