@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from components.common import environment
 from components.common.events import Event, read_events
@@ -191,7 +192,9 @@ def run_local(
             shards=settings.shards,
         )
         child_environment = _child_environment(settings, store, run_folder, run_id, commit)
-        return_code = _supervise(plan, child_environment, steps, on_change)
+        # KFP leaves a temporary folder a step behind. In the workspace, sockets' paths could become too long.
+        with TemporaryDirectory(prefix="run-", ignore_cleanup_errors=True) as temporary:
+            return_code = _supervise(plan, child_environment | {"TMPDIR": temporary}, steps, on_change)
         outcome.exit_code = _exit_code(return_code, outcome.steps)
         status = "FINISHED" if outcome.exit_code == 0 else "FAILED"
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,19 +43,23 @@ def _command(folder, *arguments):
     return [sys.executable, "-m", "pipelines.cli", "run", "--config", str(folder / "settings.yaml"), *arguments]
 
 
-def _environment():
+def _environment(folder):
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "VITALFUSE_"))}
-    return {**clean, "VALIDATE_PYTHON": VALIDATE_PYTHON, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    temporary = folder / "temporary"
+    temporary.mkdir(exist_ok=True)
+    return {**clean, "VALIDATE_PYTHON": VALIDATE_PYTHON, "TF_CPP_MIN_LOG_LEVEL": "2", "TMPDIR": str(temporary)}
 
 
 def _run(folder, *arguments):
-    return subprocess.run(_command(folder, *arguments), cwd=folder, env=_environment(), capture_output=True, text=True)
+    return subprocess.run(
+        _command(folder, *arguments), cwd=folder, env=_environment(folder), capture_output=True, text=True
+    )
 
 
 def _kill_during(folder, step):
     """Start a run, and kill its process (not its group) once a step runs; return the step's process ids' session."""
     process = subprocess.Popen(
-        _command(folder), cwd=folder, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        _command(folder), cwd=folder, env=_environment(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
@@ -74,6 +79,7 @@ def tiny(tmp_path_factory):
     generate_source(folder / "source", DemoSettings(patients=60, seed=1, days=4, image_size=(16, 16)))
     (folder / "settings.yaml").write_text(yaml.safe_dump(_settings(folder)))
     killed = _kill_during(folder, "preprocess")
+    shutil.rmtree(folder / "temporary")
     completed = _run(folder)
     assert completed.returncode == 0, completed.stdout + completed.stderr
     return folder, killed, completed
@@ -120,6 +126,11 @@ def test_the_result_names_models_version_report_and_ui(tiny):
     assert "vitalfuse-diagnosis version 1 (challenger, champion)" in completed.stdout
     assert "vitalfuse ui --workspace" in completed.stdout
     assert (_newest_run(folder) / "report.html").stat().st_size > 10_000
+
+
+def test_a_run_leaves_no_temporary_files_behind(tiny):
+    folder, _, _ = tiny
+    assert list((folder / "temporary").iterdir()) == []
 
 
 def test_no_library_chatter_reaches_the_terminal(tiny):
@@ -225,7 +236,7 @@ def test_the_version_can_be_verified_promoted_and_compared(tiny):
 
 def _vitalfuse(folder, *arguments):
     command = [sys.executable, "-m", "pipelines.cli", *arguments]
-    return subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True)
+    return subprocess.run(command, cwd=folder, env=_environment(folder), capture_output=True, text=True)
 
 
 def test_patients_are_named_nowhere(tiny):
