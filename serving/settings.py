@@ -61,8 +61,8 @@ class ServeSettings(Section):
         default=0.0,
         ge=0,
         le=1000,
-        description="How long the first patient waits for others while the model is idle; while it is busy, they "
-        "gather by themselves",
+        description="How long the first patient waits for `max_batch` patients while the model is idle; while it is "
+        "busy, they gather by themselves",
     )
     at_once_mb: float = Field(
         default=2.0,

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -39,8 +40,9 @@ class _Waiting:
 class Batcher:
     """Gathers the patients of waiting requests into batches.
 
-    While a batch is computed, patients gather by themselves; then what there is goes on together, after
-    ``max_delay_ms`` at most. The patients of one request stay together, so that one version answers all of them.
+    While a batch is computed, patients gather by themselves; then what there is goes on together, once there are
+    ``max_batch`` patients or ``max_delay_ms`` have passed. The patients of one request stay together, so that one
+    version answers all of them.
 
     Args:
         predictor: Returns what diagnoses now; asked once a batch, so that a batch in flight ends on the version on
@@ -54,6 +56,7 @@ class Batcher:
         self._waiting: deque[_Waiting] = deque()
         self._count = 0
         self._arrived = asyncio.Event()
+        self._full = asyncio.Event()
         self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="diagnose")
         self._free = asyncio.Semaphore(settings.threads)
         self._running: set[asyncio.Task] = set()
@@ -113,12 +116,18 @@ class Batcher:
     def _changed(self, by: int) -> None:
         self._count += by
         self._metrics.queue.set(self._count)
+        if self._count >= self._settings.max_batch:
+            self._full.set()
+        else:
+            self._full.clear()
 
     async def _gather(self) -> None:
         while True:
             await self._arrived.wait()
-            if self._settings.max_delay_ms and self._count < self._settings.max_batch:
-                await asyncio.sleep(self._settings.max_delay_ms / 1000)
+            if self._settings.max_delay_ms:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._settings.max_delay_ms / 1000):
+                        await self._full.wait()
             await self._free.acquire()
             batch = self._take()
             if not batch:
