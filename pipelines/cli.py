@@ -18,7 +18,7 @@ from components.common.mlflow_client import set_usual
 from data_schemas.errors import InputError
 from pipelines import cluster_cli, registry_commands
 from pipelines.cli_options import config_option as _config_option
-from pipelines.cli_options import manifest_command
+from pipelines.cli_options import manifest_command, writing
 from pipelines.cli_options import set_option as _set_option
 from pipelines.errors import ServerError
 
@@ -125,7 +125,7 @@ def run(config: str, overrides: tuple[str, ...], workspace: Path | None, runner:
     path = find_config(config)
     extra = [f"workspace={workspace}"] if workspace else []
     settings = load_settings(path, [*overrides, *extra])
-    console = Console(soft_wrap=not sys.stdout.isatty())
+    console = Console(soft_wrap=not sys.stdout.isatty(), emoji=False)
     console.print(f"vitalfuse: {settings.name}, settings {path}", highlight=False)
     with show_steps(console) as display:
         outcome = run_local(settings, path, display, in_containers=runner == "docker")
@@ -210,7 +210,8 @@ def compile(output: Path, config: str, overrides: tuple[str, ...]) -> None:
     if output.suffix not in (".yaml", ".yml"):
         raise InputError("is no YAML file name", file=str(output), field="--output", remedy="End it in .yaml")
     loaded = load_settings(find_config(config), list(overrides))
-    compile_pipeline(output, loaded.cluster, shards=loaded.shards)
+    with writing(output):
+        compile_pipeline(output, loaded.cluster, shards=loaded.shards)
     click.echo(f"wrote {output}")
 
 
@@ -281,7 +282,8 @@ def generate(output: Path, patients: int, seed: int, days: int, layout: str, fil
             f"{first['msg'].removeprefix('Value error, ')}; received {first['input']!r}",
             field=f"--{first['loc'][0]}" if first["loc"] else None,
         ) from error
-    generate_source(output, settings, progress=lambda text: click.echo(text, err=True))
+    with writing(output):
+        generate_source(output, settings, progress=lambda text: click.echo(text, err=True))
     click.echo(f"wrote {output}: {patients} synthetic patients")
 
 
@@ -305,7 +307,7 @@ def describe(folder: Path | None, workspace: Path) -> None:
     from pipelines.describe import print_description
     from pipelines.workspace import newest_cohort
 
-    print_description(Console(), describe_cohort(folder or newest_cohort(workspace)))
+    print_description(Console(emoji=False), describe_cohort(folder or newest_cohort(workspace)))
 
 
 @main.command()
@@ -353,7 +355,7 @@ def monitor(
     findings, folder = monitor_predictions(
         settings, log, version=version, labels=labels, reference=reference, output=output
     )
-    console = Console(soft_wrap=not sys.stdout.isatty())
+    console = Console(soft_wrap=not sys.stdout.isatty(), emoji=False)
     print_findings(console, findings)
     console.print(f"report  {_relative(folder / 'report.html')}", highlight=False)
     sys.exit(3 if findings.retrain else 0)

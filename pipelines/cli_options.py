@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,29 @@ _MANIFEST_OPTIONS = [
 ]
 
 
+@contextmanager
+def writing(output: Path) -> Iterator[None]:
+    """Tell in one line that a file can't be written.
+
+    Args:
+        output: The file of the option ``--output``.
+
+    Raises:
+        InputError: It can't be.
+    """
+    try:
+        yield
+    except OSError as error:
+        # Where the folder to make is a file, the system speaks of a file that exists.
+        cause = "its folder is a file" if isinstance(error, FileExistsError) else error.strerror
+        raise InputError(
+            f"can't be written ({cause})",
+            file=str(output),
+            field="--output",
+            remedy="Name a file in a folder that you may write to",
+        ) from error
+
+
 def manifest_command(command: Callable[..., tuple[str, str]]) -> Callable[..., None]:
     """Give a command that renders a manifest the options to print, write or apply it.
 
@@ -109,7 +133,7 @@ def manifest_command(command: Callable[..., tuple[str, str]]) -> Callable[..., N
         if output is not None:
             from components.common.files import atomic_file
 
-            with atomic_file(output) as path:
+            with writing(output), atomic_file(output) as path:
                 path.write_text(manifest, encoding="utf-8")
             click.echo(f"wrote {output}: {told}", err=True)
         elif not applied:

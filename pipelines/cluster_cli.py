@@ -89,7 +89,8 @@ def submit(
     input, settings and code are taken from KFP's cache.
 
     Exit code with --wait: 0 when the run succeeded, 1 when it failed, 130 when it was cancelled, 124 when --timeout
-    is over first. 2 when the host, the token, the settings or the experiment are at fault.
+    is over first or the server has not answered for five minutes. 2 when the host, the token, the settings or the
+    experiment are at fault.
     """
     from pipelines.cluster_tracking import tracking_uri
     from pipelines.cluster_view import Console, follow, open_mlflow_run, start
@@ -170,7 +171,7 @@ def cancel(api: KfpApi, run_id: str, wait: bool, tracking_uri: str | None) -> No
     """
     from pipelines.cluster_view import Console, end_run
 
-    end_run(Console(), api, run_id, wait, tracking_uri)
+    sys.exit(end_run(Console(), api, run_id, wait, tracking_uri))
 
 
 @click.command()

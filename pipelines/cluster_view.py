@@ -58,11 +58,12 @@ class Console:
     """Prints plain lines, without a library's idea of what in them to mark or to break."""
 
     def __init__(self) -> None:
-        self.rich = rich.console.Console(soft_wrap=not sys.stdout.isatty())
+        # What pods print may hold :x: and the like.
+        self.rich = rich.console.Console(soft_wrap=not sys.stdout.isatty(), emoji=False)
         if not self.rich.is_terminal:
             self.rich.width = _WIDE
         # A terminal breaks lines between words; elsewhere a message stays one line.
-        self._errors = rich.console.Console(stderr=True, soft_wrap=not sys.stderr.isatty())
+        self._errors = rich.console.Console(stderr=True, soft_wrap=not sys.stderr.isatty(), emoji=False)
 
     def line(self, text: str) -> None:
         """Print a line.
@@ -212,8 +213,8 @@ def follow(
     except KeyboardInterrupt:
         console.fail(f"stopped watching; the run goes on. To end it: vitalfuse cancel {run_id}")
         return INTERRUPTED
-    except StillRunningError:
-        console.fail(f"the run is still on after {timeout:.0f} s, and goes on")
+    except StillRunningError as error:
+        console.fail(str(error))
         return TIME_IS_OVER
     code = exit_code(run)
     if code:
@@ -381,7 +382,7 @@ def _no_log(api: KfpApi, run: Run) -> str:
     )
 
 
-def end_run(console: Console, api: KfpApi, run_id: str, wait: bool, tracking_uri: str | None) -> None:
+def end_run(console: Console, api: KfpApi, run_id: str, wait: bool, tracking_uri: str | None) -> int:
     """End a run, and close its MLflow run.
 
     Args:
@@ -391,19 +392,31 @@ def end_run(console: Console, api: KfpApi, run_id: str, wait: bool, tracking_uri
         wait: Whether to wait until it has ended.
         tracking_uri: MLflow server as this machine sees it, or None.
 
+    Returns:
+        The exit code.
+
     Raises:
         InputError: There is no such run, or it has ended already.
     """
     run = cluster_runs.get_run(api, run_id)
     cluster_runs.end_run(api, run)
     console.line(f"cancelling {run_id}")
+    code = 0
     if wait:
-        run = watch(api, run_id, cluster_runs.tasks_of(api, run), lambda states: None)
-        console.line(f"{_STATES[run.state][0]} after {_span(duration(run))}")
+        try:
+            run = watch(api, run_id, cluster_runs.tasks_of(api, run), lambda states: None)
+            console.line(f"{_STATES[run.state][0]} after {_span(duration(run))}")
+        except KeyboardInterrupt:
+            console.fail("stopped watching; the server goes on ending the run")
+            code = INTERRUPTED
+        except StillRunningError as error:
+            console.fail(str(error))
+            code = TIME_IS_OVER
     parent = _find_parent(console, run, tracking_uri)
     if parent is not None:
         _close_as_ended(console, _as_cancelled(run), parent)
         console.line(f"MLflow    {parent.url}")
+    return code
 
 
 def _as_cancelled(run: Run) -> Run:

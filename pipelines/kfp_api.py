@@ -16,6 +16,7 @@ from urllib3 import exceptions as http
 
 from data_schemas.errors import InputError
 from pipelines.errors import ServerError
+from pipelines.uris import holds_credentials, without_passwords
 
 # Seconds. A busy server answers late; one that isn't there doesn't answer at all.
 CONNECT_SECONDS = 5.0
@@ -81,6 +82,13 @@ class KfpApi:
                 f"{connection.host!r} is no address",
                 field="--host",
                 remedy="Begin it with https:// or http://, such as https://kubeflow.example.org/pipeline",
+            )
+        if holds_credentials(connection.host):
+            # Addresses are printed, and tagged in MLflow.
+            raise InputError(
+                f"{without_passwords(connection.host)} was given with a user or a password",
+                field="--host",
+                remedy="Leave them out; give a token in KF_PIPELINES_TOKEN, or as a file with --token-file",
             )
         if connection.ca_cert is not None and not connection.ca_cert.is_file():
             raise InputError("there is no such file", file=str(connection.ca_cert), field="--ca-cert")
@@ -148,6 +156,7 @@ class _Client(server.ApiClient):
     def __init__(self, configuration: server.Configuration, connection: Connection) -> None:
         super().__init__(configuration)
         self._connection = connection
+        self._answered = False
 
     def request(self, method: str, url: str, **arguments: Any) -> Any:
         arguments["_request_timeout"] = arguments.get("_request_timeout") or (
@@ -160,14 +169,30 @@ class _Client(server.ApiClient):
             raise _from_status(error, self._connection) from error
         except http.HTTPError as error:
             raise _from_transport(error, self._connection) from error
-        if "html" in (response.getheader("content-type") or ""):
+        if _is_page(response.getheader("content-type")):
             # A login page comes with status 200.
-            raise InputError(
-                f"{self._connection.host} answers with a web page, not with the KFP API",
-                field="--host",
-                remedy="Give the API's address, and a token where the server wants one (KF_PIPELINES_TOKEN)",
-            )
+            if self._answered:
+                raise InputError(
+                    f"{self._connection.host} asks to log in: the session is over",
+                    field="--token",
+                    remedy="Give a valid token in KF_PIPELINES_TOKEN, or as a file with --token-file",
+                )
+            raise _web_page(self._connection)
+        self._answered = True
         return response
+
+
+def _is_page(content_type: str | None) -> bool:
+    return "html" in (content_type or "")
+
+
+def _web_page(connection: Connection) -> InputError:
+    return InputError(
+        f"{connection.host} answers with a web page, not with the KFP API",
+        field="--host",
+        remedy="Give the API's address, such as https://kubeflow.example.org/pipeline, and a token where the server "
+        "wants one (KF_PIPELINES_TOKEN)",
+    )
 
 
 def _configuration(connection: Connection, host: str, repeats: int = 3) -> server.Configuration:
@@ -213,6 +238,8 @@ def _from_status(error: server.ApiException, connection: Connection) -> Exceptio
             field="--token",
             remedy=f"Ask for the right in namespace {connection.namespace or 'of the server'}, or use another token",
         )
+    if 400 <= status < 500 and _is_page((error.headers or {}).get("content-type")):
+        return _web_page(connection)
     if 400 <= status < 500 and status not in _BUSY_STATUS:
         return RefusedError(status, message)
     return ServerError(f"the KFP server at {connection.host} failed ({status}: {message}). Try again later")
@@ -235,6 +262,14 @@ def _message(error: server.ApiException) -> str:
 def _from_transport(error: http.HTTPError, connection: Connection) -> Exception:
     cause = getattr(error, "reason", None) or error
     host = connection.host
+    if isinstance(cause, http.LocationValueError):
+        return InputError(
+            f"{host!r} is no address ({cause})",
+            field="--host",
+            remedy="Correct it; it looks like https://kubeflow.example.org/pipeline",
+        )
+    if isinstance(cause, http.SSLError) and "WRONG_VERSION_NUMBER" in str(cause):
+        return InputError(f"{host} does not speak TLS", field="--host", remedy="Begin it with http://, or correct it")
     if isinstance(cause, http.SSLError):
         return InputError(
             f"the certificate of {host} is not trusted ({cause})",

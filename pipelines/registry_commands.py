@@ -87,7 +87,7 @@ def compare(
         click.echo(json.dumps(document, indent=2, allow_nan=False))
         return
     served = client.tracking_uri.startswith("http")
-    print_comparison(Console(), document, None if served else f"vitalfuse ui --workspace {workspace}")
+    print_comparison(Console(emoji=False), document, None if served else f"vitalfuse ui --workspace {workspace}")
 
 
 @click.command()
@@ -168,7 +168,7 @@ def history(head: str | None, workspace: Path, tracking_uri: str | None, model: 
     if as_json:
         click.echo(json.dumps(told.to_document(), indent=2))
     else:
-        print_history(Console(), told)
+        print_history(Console(emoji=False), told)
     if told.problems:
         sys.exit(1)
 

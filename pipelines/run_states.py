@@ -39,7 +39,7 @@ _EXECUTOR = "executor"
 
 
 class StillRunningError(Exception):
-    """The time for waiting is over, and the run goes on."""
+    """Nobody waits any longer, and the run goes on; the message says why."""
 
 
 def watch(
@@ -62,9 +62,8 @@ def watch(
         The run as it ended.
 
     Raises:
-        StillRunningError: The timeout is over.
-        InputError: The token is no longer valid, or the run is gone.
-        ServerError: The server did not answer for minutes.
+        StillRunningError: The timeout is over, or the server did not answer for minutes.
+        InputError: The token or the session is no longer valid, or the run is gone.
     """
     started = answered = time.monotonic()
     states: list[StepState] = []
@@ -79,7 +78,7 @@ def watch(
             if isinstance(error, InputError) and error.field != "--host":
                 raise
             if time.monotonic() - answered > PATIENCE_SECONDS:
-                raise ServerError(f"{error} The run goes on without being watched") from error
+                raise StillRunningError(f"{error} The run goes on without being watched") from error
         else:
             answered = time.monotonic()
             states = step_states(run, tasks)
@@ -90,7 +89,7 @@ def watch(
         while time.monotonic() < until:
             on_change(states)
             if timeout is not None and time.monotonic() - started > timeout:
-                raise StillRunningError
+                raise StillRunningError(f"the run is still on after {timeout:.0f} s, and goes on")
             time.sleep(min(_REDRAW_SECONDS, POLL_SECONDS))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+import uuid
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 from data_schemas.errors import InputError
 from pipelines.cluster import compile_pipeline
 from pipelines.cluster_tracking import ParentRun, plugin_input
+from pipelines.code_version import package_version
 from pipelines.errors import ServerError
 from pipelines.kfp_api import KfpApi, RefusedError
 from pipelines.local import pipeline_arguments
@@ -216,6 +218,8 @@ def start_run(
     arguments = pipeline_arguments(settings) | {"mlflow_run_id": parent.run_id if parent else ""}
     body = server.V2beta1Run(
         display_name=f"{settings.name} {datetime.now():%Y-%m-%d %H:%M:%S}",
+        # Tells this run from one of the same name and second.
+        description=f"vitalfuse {package_version()}, request {uuid.uuid4().hex}",
         experiment_id=experiment_id,
         pipeline_version_reference=pipeline.reference,
         runtime_config=server.V2beta1RuntimeConfig(parameters=arguments),
@@ -231,11 +235,12 @@ def _start(api: KfpApi, body: server.V2beta1Run) -> server.V2beta1Run:
     except ServerError:
         # A call that was not answered may have been heard all the same; a second run must not be started.
         listed = api.runs.run_service_list_runs(
-            experiment_id=body.experiment_id, filter=_named(body.display_name), page_size=1, **_in_namespace(api)
+            experiment_id=body.experiment_id, filter=_named(body.display_name), page_size=100, **_in_namespace(api)
         )
-        if not listed.runs:
+        ours = [run for run in listed.runs or [] if run.description == body.description]
+        if not ours:
             raise
-        return listed.runs[0]
+        return ours[0]
 
 
 def schedule_runs(

@@ -62,11 +62,16 @@ def open_pipeline_run(settings: dict[str, Any], mlflow_run_id: str = "") -> Open
         What the cache keys of later steps hold.
 
     Raises:
-        InputError: A source is not there, the pods' MLflow server does not have the run that was opened before, or
-            the pods' account may not write into the experiment.
+        InputError: A source is not there, the pods have no MLflow server, theirs does not have the run that was
+            opened before, or their account may not write into the experiment.
     """
     if not tracking_enabled():
-        return Opened(source_digest(IngestSettings.model_validate(settings["ingest"])), "")
+        # The last steps, hours later, could not register.
+        raise InputError(
+            "the pods know of no MLflow server",
+            field="cluster.mlflow",
+            remedy="Switch KFP's MLflow integration on, or set it to vitalfuse and cluster.mlflow_uri to the server",
+        )
     import mlflow
 
     client = mlflow.MlflowClient()

@@ -2,8 +2,10 @@
 
 import json
 import os
+from dataclasses import dataclass, field
 from importlib import import_module, metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from docker.types import Mount
@@ -16,8 +18,7 @@ pytestmark = pytest.mark.slow
 IMAGES = ("data", "validate", "train", "serve")
 LOCKS = Path(__file__).resolve().parents[2] / "infra" / "locks"
 USER = 10001
-STEPS = ("open_run", "ingest", "validate", "preprocess", "embed_text", "train", "close_run")
-NETWORK = {"network": {"units": 8, "image_filters": [4]}, "optimiser": {"epochs": 2}}
+NETWORK = {"members": 1, "network": {"units": 8, "image_filters": [4]}, "optimiser": {"epochs": 2}}
 SETTINGS = {
     "name": "tiny",
     "tracking": {"experiment": "vitalfuse"},
@@ -26,20 +27,96 @@ SETTINGS = {
     "preprocess": {"step": "1d", "steps": 4, "folds": 2, "test_fraction": 0.25},
     "embed_text": {},
     "train": NETWORK,
+    "cross_validate": NETWORK,
+    "compare": {"resamples": 100},
+    # Two epochs on 45 patients make no model that is good for anything.
+    "register": {"gates": {"skip": ["macro_auc", "kappa", "calibration_error", "worst_subgroup_auc"]}},
 }
-INPUTS = {
-    "validate": {"cohort": "ingest"},
-    "preprocess": {"cohort": "ingest", "validation": "validate"},
-    "embed_text": {"features": "preprocess"},
-    "train": {"features": "preprocess", "embedding": "embed_text"},
-}
-OUTPUTS = {
-    "ingest": "cohort",
-    "validate": "validation",
-    "preprocess": "features",
-    "embed_text": "embedding",
-    "train": "model",
-}
+MODELS = ("cnn_lstm_attention", "random_forest")
+SHARDS = ("1-of-2", "2-of-2")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of the pipeline: its component, its own parameters, and where its artifacts come from and go to."""
+
+    component: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, list[str]] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
+    section: str | None = None
+
+
+def _step(component, inputs=None, *outputs, section=None, **parameters):
+    own = section or component
+    parameters = {"settings": SETTINGS[own], "code_version": code_version(own), **parameters}
+    inputs = {name: sources if isinstance(sources, list) else [sources] for name, sources in (inputs or {}).items()}
+    return Task(component, parameters, inputs, outputs)
+
+
+def _tasks():
+    """Return the tasks of a run on a cluster, with one shard and with two, by the name of their folder."""
+    cohort, features, validation = "ingest/cohort", "preprocess/features", "validate/validation"
+    candidate, comparison = "train/model", "compare/comparison"
+    before = ("ingest", "validate", "preprocess", "embed_text", "train", "compare", "register")
+    tasks = {
+        "open_run": Task("open_run", {"settings": SETTINGS, "mlflow_run_id": ""}),
+        "ingest": _step("ingest", {}, "cohort", "record", source_digest="0"),
+        "validate": _step("validate", {"cohort": cohort}, "validation", "record"),
+        "preprocess": _step("preprocess", {"cohort": cohort, "validation": validation}, "features", "record"),
+        "embed_text": _step("embed_text", {"features": features}, "embedding", "record"),
+        "train": _step("train", {"features": features, "embedding": "embed_text/embedding"}, "model", "record"),
+    }
+    for model in MODELS:
+        tasks[f"cross_validate-{model}"] = _step(
+            "cross_validate", {"features": features}, "predictions", "record", model=model, candidate=MODELS[0]
+        )
+    tasks["compare"] = _step(
+        "compare",
+        {
+            "features": features,
+            "validation": validation,
+            "candidate": candidate,
+            "cross_validations": [f"cross_validate-{model}/predictions" for model in MODELS],
+        },
+        *("comparison", "report", "record"),
+        store="0",
+    )
+    tasks["register"] = _step(
+        "register",
+        {
+            "cohort": cohort,
+            "features": features,
+            "validation": validation,
+            "candidate": candidate,
+            "comparison": comparison,
+        },
+        *("registration", "record"),
+        store="0",
+    )
+    records = {f"{step}_record": [f"{step}/record"] for step in before}
+    records["cross_validate_records"] = [f"cross_validate-{model}/record" for model in MODELS]
+    tasks["record_run"] = Task("record_run", inputs={**records, "report": ["compare/report"]})
+    tasks["close_run"] = Task("close_run", {"status": {"state": "SUCCEEDED", "pipelineTaskName": "steps"}})
+    for shard in SHARDS:
+        tasks[f"ingest_shard-{shard}"] = _step(
+            "ingest_shard", {}, "part", section="ingest", shard=shard, source_digest="0"
+        )
+    parts = [f"ingest_shard-{shard}/part" for shard in SHARDS]
+    tasks["merge_cohort"] = _step("merge_cohort", {"parts": parts}, "cohort", "record", section="ingest")
+    merged = {"cohort": "merge_cohort/cohort"}
+    for shard in SHARDS:
+        tasks[f"preprocess_shard-{shard}"] = _step(
+            "preprocess_shard", {**merged, "validation": validation}, "part", section="preprocess", shard=shard
+        )
+    parts = [f"preprocess_shard-{shard}/part" for shard in SHARDS]
+    tasks["merge_features"] = _step(
+        "merge_features", {**merged, "parts": parts}, "features", "record", section="preprocess"
+    )
+    return tasks
+
+
+TASKS = _tasks()
 
 
 def _lock(image):
@@ -48,41 +125,36 @@ def _lock(image):
     return LOCKS / f"image-{image}{'-cuda' if (image, variant) == ('train', 'cuda') else ''}.txt"
 
 
-def _component(step):
-    folder = "run" if step in ("open_run", "close_run") else step
-    return getattr(import_module(f"components.{folder}.component"), step)
+def _component(name):
+    folder = {"merge_cohort": "ingest", "merge_features": "preprocess"}.get(name, name.removesuffix("_shard"))
+    return getattr(import_module(f"components.{'run' if name.endswith('_run') else folder}.component"), name)
 
 
-def _artifact(step, name=None):
-    name = name or OUTPUTS[step]
+def _artifacts(*paths):
     kind = {"schemaTitle": "system.Artifact", "schemaVersion": "0.0.1"}
-    return {"artifacts": [{"name": name, "type": kind, "uri": f"/data/{step}/{name}", "metadata": {}}]}
+    return {
+        "artifacts": [
+            {"name": path.partition("/")[2], "type": kind, "uri": f"/data/{path}", "metadata": {}} for path in paths
+        ]
+    }
 
 
-def _parameters(step):
-    if step == "open_run":
-        return {"settings": SETTINGS, "mlflow_run_id": ""}
-    if step == "close_run":
-        return {"status": {"state": "SUCCEEDED", "pipelineTaskName": "steps"}}
-    parameters = {"settings": SETTINGS[step], "code_version": code_version(step)}
-    return {**parameters, "source_digest": "0"} if step == "ingest" else parameters
-
-
-def _command(step):
+def _command(name, **parameters):
     """The command that KFP gives the task's container, with its executor input."""
-    outputs = {"outputFile": f"/data/{step}/executor_output.json"}
-    if step in OUTPUTS:
-        outputs["artifacts"] = {name: _artifact(step, name) for name in (OUTPUTS[step], "record")}
-    if step == "open_run":
-        outputs["parameters"] = {name: {"outputFile": f"/data/{step}/{name}"} for name in ("sources", "store")}
+    task = TASKS[name]
+    outputs = {"outputFile": f"/data/{name}/executor_output.json"}
+    if task.outputs:
+        outputs["artifacts"] = {output: _artifacts(f"{name}/{output}") for output in task.outputs}
+    if name == "open_run":
+        outputs["parameters"] = {output: {"outputFile": f"/data/{name}/{output}"} for output in ("sources", "store")}
     executor_input = {
         "inputs": {
-            "parameterValues": _parameters(step),
-            "artifacts": {name: _artifact(source) for name, source in INPUTS.get(step, {}).items()},
+            "parameterValues": {**task.parameters, **parameters},
+            "artifacts": {artifact: _artifacts(*sources) for artifact, sources in task.inputs.items()},
         },
         "outputs": outputs,
     }
-    specification = _component(step).pipeline_spec.deployment_spec
+    specification = _component(task.component).pipeline_spec.deployment_spec
     (executor,) = dict(specification)["executors"].values()
     container = executor["container"]
     arguments = [*container["command"], *container["args"]]
@@ -90,8 +162,8 @@ def _command(step):
     return image, [json.dumps(executor_input) if item == "{{$}}" else item for item in arguments]
 
 
-def _run_step(built, folder, step, **environment):
-    image, command = _command(step)
+def _run_task(built, folder, name, parameters=None, **environment):
+    image, command = _command(name, **(parameters or {}))
     variables = {
         "MLFLOW_TRACKING_URI": "sqlite:////data/mlflow.db",
         "KFP_RUN_ID": "tiny-run",
@@ -109,7 +181,7 @@ def _all_writable(folder):
 
 @pytest.fixture(scope="module")
 def chain(built, tmp_path_factory):
-    """The steps from the source to the model, one container after the other; exit codes and output by step."""
+    """All tasks of a run, one container after the other; exit codes and output by task."""
     import mlflow
 
     folder = tmp_path_factory.mktemp("chain")
@@ -117,16 +189,16 @@ def chain(built, tmp_path_factory):
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
     client.create_experiment("vitalfuse", artifact_location="file:///data/mlartifacts")
     _all_writable(folder)
-    return folder, {step: _run_step(built, folder, step) for step in STEPS}
+    return folder, {name: _run_task(built, folder, name) for name in TASKS}
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_a_step_runs_locked_down(chain, step):
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_runs_locked_down(chain, name):
     folder, ended = chain
-    code, output = ended[step]
-    log = folder / "run" / "logs" / f"{step}.log"
-    assert code == 0, output + (log.read_text() if log.is_file() else "")
-    assert (folder / step).stat().st_uid == USER
+    code, output = ended[name]
+    logs = [path.read_text() for path in (folder / "run" / "logs").glob(f"{TASKS[name].component}*.log")]
+    assert code == 0, "\n".join([output, *logs])
+    assert (folder / name).stat().st_uid == USER
 
 
 def test_the_outputs_are_those_of_the_contracts(chain):
@@ -138,6 +210,14 @@ def test_the_outputs_are_those_of_the_contracts(chain):
     assert Features.open(folder / "preprocess" / "features").manifest.cohort_digest
     assert (folder / "train" / "model" / "model.onnx").stat().st_size > 1000
     assert json.loads((folder / "validate" / "validation" / "summary.json").read_text())["tfdv_version"] >= "1.21"
+    assert json.loads((folder / "register" / "registration" / "registration.json").read_text())["version"] == "1"
+
+
+def test_two_shards_give_the_cohort_and_the_features_of_one(chain):
+    folder, _ = chain
+    for one, two in (("ingest/cohort", "merge_cohort/cohort"), ("preprocess/features", "merge_features/features")):
+        same = {path.name: path.read_bytes() for path in (folder / one).iterdir() if path.name != "record.json"}
+        assert same == {path.name: path.read_bytes() for path in (folder / two).iterdir() if path.name != "record.json"}
 
 
 def test_the_steps_logged_under_one_run_that_is_closed(chain):
@@ -151,24 +231,27 @@ def test_the_steps_logged_under_one_run_that_is_closed(chain):
     nested = {
         run.data.tags["vitalfuse.step"] for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
     }
-    assert nested == {"ingest", "validate", "preprocess", "embed_text", "train"}
+    assert nested >= {"ingest", "validate", "preprocess", "embed_text", "train", "compare", "register"}
+    assert nested >= {f"cross_validate[{model}]" for model in MODELS}
     assert {run.info.status for run in runs} == {"FINISHED"}
+    assert parent.data.metrics["compare/macro_auc"] > 0
+    assert "report.html" in {item.path for item in client.list_artifacts(parent.info.run_id)}
     assert len(parent.data.tags["mlflow.source.git.commit"].removesuffix("-dirty")) == 40
 
 
 def test_a_failing_step_fails_its_container(built, chain):
     folder, _ = chain
-    code, _ = _run_step(built, folder, "ingest", VITALFUSE_PSEUDONYM_KEY="short", VITALFUSE_RUN_FOLDER="/data/failed")
+    code, _ = _run_task(built, folder, "ingest", VITALFUSE_PSEUDONYM_KEY="short", VITALFUSE_RUN_FOLDER="/data/failed")
     assert code == 2
     event = json.loads((folder / "failed" / "events" / "ingest.jsonl").read_text().splitlines()[-1])
     assert event["state"] == "failed"
     assert event["input_error"] is True
 
 
-def test_an_image_of_other_code_does_no_work(chain, built, monkeypatch):
+def test_an_image_of_other_code_does_no_work(chain, built):
     folder, _ = chain
-    monkeypatch.setitem(globals(), "code_version", lambda step: "0.0.1+000000000000")
-    code, _ = _run_step(built, folder, "ingest", VITALFUSE_RUN_FOLDER="/data/other")
+    other = {"code_version": "0.0.1+000000000000"}
+    code, _ = _run_task(built, folder, "ingest", other, VITALFUSE_RUN_FOLDER="/data/other")
     assert code == 2
     event = json.loads((folder / "other" / "events" / "ingest.jsonl").read_text().splitlines()[-1])
     assert event["input_error"] is True

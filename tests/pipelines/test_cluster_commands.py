@@ -1,5 +1,7 @@
 """`vitalfuse runs`, `logs`, `cancel`, `retry` and `schedule` against a server that speaks KFP's API."""
 
+import time
+
 import pytest
 from mlflow.exceptions import MlflowException
 
@@ -97,7 +99,8 @@ def test_runs_and_schedules_fit_a_small_terminal(serve, submitted, terminal, wid
 
 
 def test_logs_of_a_run_show_every_step_and_the_end_of_what_failed(serve, submitted):
-    log = "".join(f"line {i}\n" for i in range(100)) + "ValueError: too few\n"
+    # What looks like markup, or like the name of a picture, is neither.
+    log = "".join(f"line {i} [red]:x:[/] 12:100:07\n" for i in range(100)) + "ValueError: too few\n"
     server = serve(scripts.failing("train"), logs={"train": log})
     submitted(server, "submit")
     (run_id,) = server.state.runs
@@ -138,6 +141,33 @@ def test_cancel_ends_the_run_and_closes_the_mlflow_run(serve, submitted, trackin
     assert _parent(tracking_uri).info.status == "KILLED"
     _refused(submitted(server, "cancel", run_id), "has ended already (CANCELED)")
     _refused(submitted(server, "cancel", UNKNOWN), "there is no run")
+
+
+class Interrupted:
+    """A clock at which somebody waits, until he presses Ctrl-C."""
+
+    monotonic, time = staticmethod(time.monotonic), staticmethod(time.time)
+
+    @staticmethod
+    def sleep(seconds):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("name", "value", "code"), [("time", Interrupted, 130), ("PATIENCE_SECONDS", 0, 124)])
+def test_cancel_that_does_not_see_the_end_closes_the_mlflow_run_as_well(
+    name, value, code, serve, submitted, tracking_uri, monkeypatch
+):
+    server = serve([{"kind": "started", "task": "open-run"}, 30.0])
+    submitted(server, "submit")
+    (run_id,) = server.state.runs
+    # The first is asked for before it is ended.
+    server.faults.order("GET", f"/apis/v2beta1/runs/{run_id}", times=1)
+    server.faults.order("GET", f"/apis/v2beta1/runs/{run_id}", status=503)
+    monkeypatch.setattr(f"pipelines.run_states.{name}", value)
+    result = submitted(server, "cancel", run_id, "--tracking-uri", tracking_uri)
+    assert result.exit_code == code, result.output
+    assert len(result.stderr.splitlines()) == 1
+    assert _parent(tracking_uri).info.status == "KILLED"
 
 
 def test_cancel_without_waiting_closes_the_mlflow_run_as_well(serve, submitted, tracking_uri, monkeypatch):

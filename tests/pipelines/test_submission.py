@@ -3,6 +3,7 @@
 import datetime
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,14 @@ def test_a_host_that_is_none(submitted, vitalfuse):
     _refused(submitted("http://no-such-host.invalid", "runs"), "--host", "there is no host of the name")
     _refused(submitted("kubeflow.example.org", "runs"), "--host", "is no address", "https://")
     _refused(vitalfuse("runs"), "--host", "no KFP server is named", "KF_PIPELINES_ENDPOINT")
+    for host in ("http://", "http://[::1", "http://127.0.0.1:99999", "http://127.0.0.1:abc"):
+        _refused(submitted(host, "runs"), "--host", f"{host!r} is no address")
+
+
+def test_a_password_in_the_host_is_refused_and_not_repeated(submitted):
+    result = submitted("https://me:hunter2@kubeflow.example.org", "runs")
+    _refused(result, "--host", "https://kubeflow.example.org was given with a user or a password", "KF_PIPELINES_TOKEN")
+    assert "hunter2" not in result.output
 
 
 def test_a_login_page_is_not_taken_for_an_answer(server, submitted):
@@ -194,12 +203,31 @@ def test_a_login_page_is_not_taken_for_an_answer(server, submitted):
     _refused(submitted(server, "submit"), "--host", "web page", "token")
 
 
+def test_a_page_that_is_not_found_means_a_wrong_address(server, submitted):
+    page = {"status": 404, "body": "<!DOCTYPE HTML>\n<title>404</title>", "content_type": "text/html"}
+    server.faults.order("GET", ".*", **page)
+    _refused(submitted(server, "submit"), "--host", "answers with a web page, not with the KFP API", "/pipeline")
+
+
+def test_a_session_that_is_over_ends_the_wait(tmp_path, submitted):
+    page = {"status": 200, "body": "<html>Log in</html>", "content_type": "text/html; charset=utf-8"}
+    with _serve(tmp_path, [{"kind": "started", "task": "open-run"}, 30.0]) as server:
+        server.faults.order("GET", ONE_RUN, **page)
+        result = submitted(server, "submit", "--wait")
+    _refused(result, "--token", "the session is over; the run goes on without being watched")
+
+
 def test_https_needs_a_trusted_certificate(tmp_path, submitted):
     certificate, key = _certificate(tmp_path)
     with _serve(tmp_path, tls=(str(certificate), str(key))) as server:
         _refused(submitted(server, "runs"), "--ca-cert", "not trusted")
         _refused(submitted(server, "runs", "--ca-cert", "nowhere.pem"), "nowhere.pem", "no such file")
         assert submitted(server, "runs", "--ca-cert", str(certificate)).exit_code == 0
+
+
+def test_https_to_a_server_without_it(server, submitted):
+    result = submitted(server.url.replace("http:", "https:"), "runs")
+    _refused(result, "--host", "does not speak TLS", "Begin it with http://")
 
 
 def _certificate(folder):
@@ -258,12 +286,25 @@ def test_a_run_that_can_t_be_started_leaves_no_mlflow_run_open(server, submitted
 
 
 def test_a_start_that_was_heard_but_not_answered_is_not_repeated(server, submitted, tracking_uri):
-    server.faults.order("POST", RUNS, after=True, delay=3.0, status=504, times=1)
-    result = submitted(server, "submit", "--wait", "--answer-timeout", "2")
+    server.faults.order("POST", RUNS, after=True, delay=6.0, status=504, times=1)
+    result = submitted(server, "submit", "--wait", "--answer-timeout", "5")
     assert result.exit_code == 0, result.output
     assert server.faults.count("POST", RUNS) == 1
     (parent,) = _parents(tracking_uri)
     assert parent.data.tags["vitalfuse.kfp_run_id"] == _only(server).run_id
+
+
+def test_a_start_that_failed_does_not_take_a_run_of_the_same_second_for_its_own(server, submitted, monkeypatch):
+    class Still(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 11, 26, 12, 0, 0, tzinfo=tz)
+
+    monkeypatch.setattr("pipelines.submission.datetime", Still)
+    assert submitted(server, "submit").exit_code == 0
+    server.faults.order("POST", RUNS, status=504)
+    _refused(submitted(server, "submit"), "failed (504", code=1)
+    assert _only(server).data["display_name"] == "tiny 2026-11-26 12:00:00"
 
 
 def test_mlflow_that_can_t_be_closed_does_not_hide_why_the_run_was_not_started(server, submitted, monkeypatch):
@@ -597,13 +638,16 @@ def test_wait_has_an_end(tmp_path, submitted, tracking_uri):
 
 
 def test_ctrl_c_stops_watching_and_leaves_the_run(tmp_path, submitted, monkeypatch):
-    def interrupt(*_):
-        raise KeyboardInterrupt
+    class Interrupted:
+        monotonic, time = staticmethod(time.monotonic), staticmethod(time.time)
+
+        @staticmethod
+        def sleep(seconds):
+            raise KeyboardInterrupt
 
     with _serve(tmp_path, [{"kind": "started", "task": "open-run"}, 30.0]) as server:
-        monkeypatch.setattr("pipelines.run_states.time.sleep", interrupt)
+        monkeypatch.setattr("pipelines.run_states.time", Interrupted)
         result = submitted(server, "submit", "--wait")
-        monkeypatch.undo()
         assert result.exit_code == 130
         assert f"vitalfuse cancel {_only(server).run_id}" in result.stderr
         assert _only(server).state == "RUNNING"
@@ -620,7 +664,7 @@ def test_a_server_that_stays_away_ends_the_wait(server, submitted, monkeypatch):
     monkeypatch.setattr("pipelines.run_states.PATIENCE_SECONDS", 0.2)
     server.faults.order("GET", ONE_RUN, status=503)
     result = submitted(server, "submit", "--wait")
-    assert result.exit_code == 1
+    assert result.exit_code == 124
     assert "The run goes on without being watched" in result.stderr
 
 

@@ -185,10 +185,11 @@ def test_where_kfp_tracks_the_run_that_of_another_is_left_alone(store, settings,
     assert len(_runs(store)) == 2
 
 
-def test_without_tracking_the_sources_are_listed_all_the_same(settings, monkeypatch):
+def test_without_a_server_the_run_ends_before_its_long_work(settings, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    opened = open_pipeline_run(settings, "no such run")
-    assert len(opened.sources) == 64 and opened.store == ""
+    with pytest.raises(InputError, match="know of no MLflow server") as refused:
+        open_pipeline_run(settings)
+    assert refused.value.field == "cluster.mlflow"
 
 
 def test_a_source_that_is_not_there_is_told(store, settings):
