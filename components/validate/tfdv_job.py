@@ -97,7 +97,7 @@ def beam_statistics(
     from apache_beam.options.pipeline_options import PipelineOptions
 
     # Options come first: file systems such as S3 learn from them.
-    pipeline_options = PipelineOptions(beam_arguments(beam))
+    pipeline_options = PipelineOptions.from_dictionary(beam_options(beam))
     FileSystems.set_options(pipeline_options)
     shared = beam["folder"] and f"{beam['folder'].rstrip('/')}/vitalfuse-{uuid.uuid4().hex}"
     place = shared or str(examples)
@@ -137,14 +137,14 @@ def record_batches(table: pa.Table) -> list:
     return table.combine_chunks().to_batches()
 
 
-def beam_arguments(beam: dict) -> list:
-    """Return Beam's command line options.
+def beam_options(beam: dict) -> dict:
+    """Return Beam's pipeline options.
 
     Args:
         beam: The job's ``beam``.
 
     Returns:
-        Arguments such as ``--runner=FlinkRunner``.
+        Values by name, such as ``runner``.
     """
     options = dict(beam["options"])
     if beam["runner"] == "DirectRunner":
@@ -154,10 +154,7 @@ def beam_arguments(beam: dict) -> list:
         options["direct_running_mode"] = "multi_processing" if beam["workers"] > 1 else "in_memory"
     else:
         options["runner"] = beam["runner"]
-    # A flag that is true has no value, one that is false is left out.
-    return [
-        f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items() if value is not False
-    ]
+    return options
 
 
 def summarise_feature(feature: statistics_pb2.FeatureNameStatistics) -> dict:

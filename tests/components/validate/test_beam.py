@@ -12,6 +12,7 @@ from components.validate.settings import ValidateSettings
 from components.validate.tables import read_tables
 from components.validate.validate import run_tfdv, validate_cohort
 
+JOB = Path(__file__).parents[3] / "components" / "validate" / "tfdv_job.py"
 # Read by TFDV's own protos, in the interpreter that has them.
 DUMP = """
 import sys
@@ -90,18 +91,33 @@ def test_the_whole_step_on_beam_with_a_shared_folder_leaves_nothing_there(make_c
     assert list(shared.iterdir()) == []
 
 
-def test_arguments_of_the_runners(tmp_path, stub_tfdv):
-    arguments = stub_tfdv.beam_arguments
+def test_options_of_the_runners(stub_tfdv):
     direct = {"runner": "DirectRunner", "workers": 2, "options": {"job_name": "x"}, "folder": None}
-    assert arguments(direct) == [
-        "--job_name=x",
-        "--runner=FnApiRunner",
-        "--direct_num_workers=2",
-        "--direct_running_mode=multi_processing",
-    ]
-    options = {"flink_master": "host:8081", "parallelism": 8, "use_public_ips": False, "streaming": True}
+    assert stub_tfdv.beam_options(direct) == {
+        "job_name": "x",
+        "runner": "FnApiRunner",
+        "direct_num_workers": 2,
+        "direct_running_mode": "multi_processing",
+    }
+    options = {"flink_master": "host:8081", "parallelism": 8, "streaming": True}
     flink = {"runner": "FlinkRunner", "workers": 1, "options": options, "folder": "s3://bucket/a"}
-    assert arguments(flink) == ["--flink_master=host:8081", "--parallelism=8", "--streaming", "--runner=FlinkRunner"]
+    assert stub_tfdv.beam_options(flink) == {**options, "runner": "FlinkRunner"}
+
+
+@pytest.mark.slow
+def test_beam_takes_options_that_switch_something_off(tfdv_interpreter):
+    """Some flags of Beam are on unless another flag is given."""
+    beam = {"runner": "DataflowRunner", "workers": 1, "folder": None}
+    beam["options"] = {"use_public_ips": False, "save_main_session": False, "streaming": True, "num_workers": 3}
+    code = (
+        f"import sys; sys.path.insert(0, {str(JOB.parent)!r})\n"
+        "import json, tfdv_job\n"
+        "from apache_beam.options.pipeline_options import PipelineOptions\n"
+        f"options = PipelineOptions.from_dictionary(tfdv_job.beam_options({beam!r}))\n"
+        "print(json.dumps(options.get_all_options(drop_default=True)))"
+    )
+    told = subprocess.run([str(tfdv_interpreter), "-c", code], capture_output=True, text=True, check=True).stdout
+    assert json.loads(told.splitlines()[-1]) == {**beam["options"], "runner": "DataflowRunner"}
 
 
 @pytest.fixture
@@ -124,8 +140,7 @@ def stub_tfdv(monkeypatch):
         module.generate_statistics_in_memory = None
         module.anomalies_pb2 = module.schema_pb2 = module.statistics_pb2 = None
         monkeypatch.setitem(sys.modules, name, module)
-    path = Path(__file__).parents[3] / "components" / "validate" / "tfdv_job.py"
-    spec = importlib.util.spec_from_file_location("tfdv_job_of_tests", path)
+    spec = importlib.util.spec_from_file_location("tfdv_job_of_tests", JOB)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
