@@ -1,12 +1,39 @@
 from __future__ import annotations
 
+import gc
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from tests.registry_store import Store
+
+# A machine that is busy is no error.
+settings.register_profile("vitalfuse", settings(), deadline=None, print_blob=True)
+settings.load_profile("vitalfuse")
+# What is printed must not depend on who runs the tests, and no proxy stands between them and their own servers.
+for _variable in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+    os.environ.pop(_variable, None)
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_a_file_sets_ends_with_it() -> Iterator[None]:
+    """Which files share a process depends on how fast they are."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+    yield
+    if "mlflow" in sys.modules:
+        sys.modules["mlflow"].set_tracking_uri(None)
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        del os.environ[name]
+    os.environ.update(before)
+    # A server freezes what it has loaded.
+    gc.unfreeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,14 +11,14 @@ from benchmarks.scale import Size, measure
 
 
 def test_a_process_tells_its_own_memory_and_that_of_its_children(tmp_path):
-    # 200 MiB in a child, held for half a second. How much CPU a start takes is the machine's affair.
-    child = "import time; held = bytearray(200 * 2**20); time.sleep(0.5)"
+    # 200 MiB in a child, held for so long that a busy machine sees them.
+    child = "import time; held = bytearray(200 * 2**20); time.sleep(2)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], check=True)"
     cost = run_measured([sys.executable, "-c", parent], {}, tmp_path / "log")
     assert 200 <= cost.memory_mb < 300
     # A process begins with the peak of the one that started it, by getrusage's word; not by this one's.
     assert cost.memory_mb <= cost.resident_mb < 400
-    assert cost.wall_s >= 0.5
+    assert cost.wall_s >= 2
     assert cost.cpu_s > 0
 
 

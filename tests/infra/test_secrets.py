@@ -156,7 +156,7 @@ def test_a_script_that_is_interrupted_leaves_nothing_behind(script, ended_by, tm
             time.sleep(0.01)
         assert list(temporary.iterdir())
         os.killpg(running.pid, ended_by)
-        assert running.wait(10) == 128 + ended_by
+        assert running.wait(120) == 128 + ended_by
     finally:
         with suppress(ProcessLookupError):
             os.killpg(running.pid, signal.SIGKILL)

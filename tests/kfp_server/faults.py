@@ -66,5 +66,6 @@ class Faults:
 
 def answer(fault: Fault) -> Response | None:
     """Wait, and return the fault's answer; None: go on as usual."""
-    time.sleep(fault.delay)
+    if fault.delay:
+        time.sleep(fault.delay)
     return Response(fault.body, fault.status, content_type=fault.content_type) if fault.status else None

@@ -74,9 +74,11 @@ class KfpServer:
     ) -> None:
         self.folder, self.namespaces = folder, namespaces
         self.tokens = {token} if token else set()
+        self.tokens_given: set[str] = set()
         self.plugin, self.execute, self.knows_plugins = plugin, execute, knows_plugins
         self.pod_environment = pod_environment or {}
         self.state, self.faults = State(), Faults()
+        self._broken: list[Exception] = []
         self._add_experiment("Default", "")
         app = self._app()
         self._http = make_server("127.0.0.1", 0, app, threaded=True, ssl_context=tls)
@@ -93,12 +95,14 @@ class KfpServer:
             if run.execution is not None:
                 run.execution.terminate()
             if run.thread is not None:
-                run.thread.join(timeout=10)
+                run.thread.join(timeout=120)
         self._http.shutdown()
-        self._thread.join(timeout=10)
+        self._thread.join(timeout=120)
         self._http.server_close()
+        if self._broken:
+            raise self._broken[0]
 
-    def wait(self, run_id: str, seconds: float = 60) -> Run:
+    def wait(self, run_id: str, seconds: float = 300) -> Run:
         """Wait until a run has ended; return it."""
         deadline = time.monotonic() + seconds
         while self.state.runs[run_id].state not in FINAL:
@@ -157,8 +161,9 @@ class KfpServer:
             if (told := answer(fault)) is not None:
                 return told
         if self.tokens and request.path != f"{_API}/healthz":
-            given = request.headers.get("Authorization", "")
-            if given.removeprefix("Bearer ") not in self.tokens:
+            given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+            self.tokens_given.add(given)
+            if given not in self.tokens:
                 raise ApiError(401, 16, "Request header error: the token is missing or not valid")
         return None
 
@@ -342,8 +347,17 @@ class KfpServer:
                 {**self.pod_environment, "KFP_RUN_ID": run.run_id},
                 mlflow,
             )
-        run.thread = threading.Thread(target=self._follow, args=(run,), daemon=True)
+        run.thread = threading.Thread(target=self._follow_or_fail, args=(run,), daemon=True)
         run.thread.start()
+
+    def _follow_or_fail(self, run: Run) -> None:
+        """Let nobody wait for a run whose script is at fault, and tell of it when the server ends."""
+        try:
+            self._follow(run)
+        except Exception as error:
+            self._broken.append(error)
+            with self.state.lock:
+                run.set_state("FAILED")
 
     def _follow(self, run: Run) -> None:
         """Keep the workflow in step with what happens, until the run ends."""

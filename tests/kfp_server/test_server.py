@@ -123,12 +123,12 @@ def test_a_run_that_fails_in_the_middle_runs_its_exit_task_and_can_be_retried(se
 
 def test_a_terminated_run_ends_its_processes_and_runs_no_exit_task(server, start):
     client, run_id, states = start("slow")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while states()["check[slow]"] != "running":
         assert time.monotonic() < deadline
         time.sleep(0.1)
     client.runs.run_service_terminate_run(run_id)
-    assert server.wait(run_id, seconds=10).state == "CANCELED"
+    assert server.wait(run_id).state == "CANCELED"
     assert states() == {"load": "done", "check[slow]": "cancelled", "tidy": "skipped"}
 
 

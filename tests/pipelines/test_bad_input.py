@@ -289,15 +289,12 @@ def test_settings_file_that_is_not_yaml(project, vitalfuse):
     _is_told_before_any_step(project, result, "settings.yaml, row 3: is not valid YAML")
 
 
-def _closed_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def test_mlflow_server_that_cannot_be_reached(project, vitalfuse):
-    uri = f"http://somebody:secret@127.0.0.1:{_closed_port()}"
-    result = vitalfuse("run", "--config", "settings.yaml", "--set", f"tracking.uri={uri}")
+    with socket.socket() as taken:
+        # Nobody listens, and nobody else can.
+        taken.bind(("127.0.0.1", 0))
+        uri = f"http://somebody:secret@127.0.0.1:{taken.getsockname()[1]}"
+        result = vitalfuse("run", "--config", "settings.yaml", "--set", f"tracking.uri={uri}")
     _is_told_before_any_step(
         project, result, "field tracking.uri:", "http://127.0.0.1:", "Connection refused", "Start the server"
     )

@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -304,12 +303,26 @@ def test_containers_of_this_machine_whose_runner_is_gone_are_ended(listed):
     assert [item.removed for item in listed] == [True, False, False]
 
 
+class Clock:
+    """A clock that moves only by waiting."""
+
+    now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
 def test_containers_are_ended_until_none_is_started_any_more(monkeypatch):
     left = [1, 1, 0, 1]
     monkeypatch.setattr(containers, "_QUIET_SECONDS", 0.5)
     monkeypatch.setattr(containers.sys, "argv", ["containers", "run-1"])
     monkeypatch.setattr(containers, "end_containers", lambda run: left.pop(0) if left else 0)
-    started = time.monotonic()
+    clock = Clock()
+    monkeypatch.setattr(containers, "time", clock)
     containers.main()
     assert left == []
-    assert time.monotonic() - started >= 0.5
+    # The last was ended after three waits.
+    assert clock.now == pytest.approx(0.6 + 0.6)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 
@@ -34,11 +35,13 @@ def _inputs(count=6, seed=0, length=10):
 
 @pytest.fixture(scope="module")
 def fusion():
+    keras.utils.set_random_seed(0)
     return build_network("cnn_lstm_attention", SPEC, SETTINGS, WORDS, DIMENSIONS)
 
 
 @pytest.fixture(scope="module")
 def transformer():
+    keras.utils.set_random_seed(0)
     return build_network("transformer", SPEC, SETTINGS, WORDS, DIMENSIONS)
 
 
@@ -127,6 +130,7 @@ def test_modalities_that_the_cohort_lacks_are_left_out(modalities):
 @pytest.mark.parametrize(("name", "key"), [("series", "series"), ("image", "image"), ("text", "tokens")])
 def test_each_modality_speaks_for_itself_beside_the_joint_view(name, key):
     """With the joint view silenced, the logits are the sum of each attended modality's own, times their number."""
+    keras.utils.set_random_seed(0)
     network = build_network("cnn_lstm_attention", SPEC, SETTINGS, WORDS, DIMENSIONS)
     joint = network.get_layer("joint_logits")
     joint.set_weights([np.zeros_like(weight) for weight in joint.get_weights()])

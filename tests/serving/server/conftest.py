@@ -26,7 +26,7 @@ def patient(**changes):
     return {"observations": [reading], "image": [[0.1, 0.2], [0.3, 0.4]], "note": "Fever. Cough."} | changes
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
     """Wait for something that happens in another thread or process."""
     end = time.monotonic() + seconds
     while not condition():

@@ -59,7 +59,9 @@ def test_the_token_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
         read_token(ServeSettings(token_file=tmp_path / "absent"))
 
 
-def test_rate(start):
+def test_rate(start, monkeypatch):
+    # A minute that ends meanwhile would let more through.
+    monkeypatch.setattr(time, "time", lambda: 1_800_000_000.0)
     client = start(rate_limit="3/minute")
     answers = [client.post("/v1/diagnose", json=ONE) for _ in range(5)]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
@@ -89,16 +91,16 @@ def test_an_image_of_50_mb_is_refused(start):
     assert client.post("/v1/diagnose", content=body).status_code == 413
 
 
-def test_a_decompression_bomb_is_refused(start):
+def test_a_decompression_bomb_is_refused(start, monkeypatch):
     buffer = io.BytesIO()
     Image.new("1", (12_000, 12_000)).save(buffer, "PNG")
     bomb = base64.b64encode(buffer.getvalue()).decode()
     assert len(bomb) < 1_000_000
-    started = time.monotonic()
-    answer = start().post("/v1/diagnose", json={"patients": [patient(image=bomb)]})
+    client = start()
+    monkeypatch.setattr(Image.Image, "load", None)  # Its pixels are never asked for.
+    answer = client.post("/v1/diagnose", json={"patients": [patient(image=bomb)]})
     assert answer.status_code == 422
     assert "patients[0].image" in answer.json()["error"]
-    assert time.monotonic() - started < 20
 
 
 def test_patients_a_request(start):
@@ -150,7 +152,11 @@ def patients(*notes):
 def run(predictor, steps, **settings):
     async def main():
         # In a thread, since these predictors wait for what the test does meanwhile.
-        batcher = Batcher(lambda: predictor, ServeSettings(**{"at_once_mb": 0, **settings}), Metrics())
+        batcher = Batcher(
+            lambda: predictor,
+            ServeSettings(at_once_mb=0).model_copy(update=settings),
+            Metrics(),
+        )
         batcher.start()
         try:
             return await steps(batcher)
@@ -185,7 +191,7 @@ def test_a_delay_lets_patients_gather_before_an_idle_model():
         asked.append(asyncio.create_task(batcher.submit(patients("two"))))
         return await asyncio.gather(*asked)
 
-    run(slow, steps, max_delay_ms=1000, max_batch=2)
+    run(slow, steps, max_delay_ms=60_000, max_batch=2)
     assert slow.batches == [2]
 
 
@@ -295,7 +301,7 @@ def test_hooks_are_told_off_the_path_and_may_fail(start, caplog):
 
     client = start(hooks=[Hook()])
     answer = client.post("/v1/diagnose", json=ONE).json()
-    assert told.wait(5)
+    assert told.wait(120)
     assert seen[0][:2] == ("Fever. Cough.", answer["diagnoses"][0]["diagnosis"])
     assert seen[0][2] > 0
     wait_until(lambda: "a hook failed" in caplog.text)
