@@ -514,6 +514,8 @@ def test_the_quota_holds_the_servers_and_a_run(overlay):
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_server_is_called_as_the_pipeline_calls_it(overlay):
     """Its Service's name is in the settings of the pipeline, and among the hosts that it answers."""
+    from mlflow.server.security_utils import is_allowed_host_header
+
     objects = render(overlay)
     (settings,) = [
         item for item in of_kind(objects, "ConfigMap") if item["metadata"]["name"].startswith("mlflow-settings")
@@ -522,14 +524,20 @@ def test_the_server_is_called_as_the_pipeline_calls_it(overlay):
     service = by_name(objects, "Service", "mlflow")
     port = service["spec"]["ports"][0]["port"]
     assert ClusterSettings().mlflow_uri == f"http://mlflow:{port}"
-    assert {f"mlflow:{port}", f"mlflow.vitalfuse.svc.cluster.local:{port}"} <= set(hosts)
-    assert "*" not in hosts
+    names = ["mlflow", "mlflow.vitalfuse", "mlflow.vitalfuse.svc", "mlflow.vitalfuse.svc.cluster.local"]
+    called = [f"{name}:{port}" for name in names]
+    # As create_user.py calls it in the pod, and a browser through a forwarded port.
+    called += [f"127.0.0.1:{settings['data']['MLFLOW_PORT']}", f"localhost:{port}", "localhost:15000"]
     origins = settings["data"].get("MLFLOW_SERVER_CORS_ALLOWED_ORIGINS", "").split(",")
     assert "*" not in origins
     for ingress in of_kind(objects, "Ingress"):
         host = ingress["spec"]["rules"][0]["host"]
-        assert host in hosts
+        called.append(host)
         assert f"https://{host}" in origins, "else the UI can look and not change"
+    for host in called:
+        assert is_allowed_host_header(hosts, host), f"{host}: 403 Invalid Host header"
+    for host in ("attacker.example.com", f"attacker.example.com:{port}", "localhost.example.com:5000", "10.0.0.7:5000"):
+        assert not is_allowed_host_header(hosts, host), host
     if overlay == "production":
         assert settings["data"]["PGSSLMODE"] == "verify-full"
         assert settings["data"]["MLFLOW_S3_ENDPOINT_URL"].startswith("https://")
