@@ -188,6 +188,16 @@ def test_images_have_a_version(overlay):
                 assert re.match(r"v?\d+\.\d+", tag), container["image"]
 
 
+@pytest.mark.parametrize("overlay", [*OVERLAYS, UPGRADED, "small+upgrade-database"])
+def test_an_image_that_was_loaded_onto_the_node_is_not_pulled(overlay):
+    """As kind and minikube load it. Where nothing is said, Kubernetes pulls `latest` each time."""
+    for name, template in workloads(render(overlay)):
+        for container in containers(template):
+            latest = container["image"].endswith(":latest")
+            policy = container.get("imagePullPolicy", "Always" if latest else "IfNotPresent")
+            assert policy == "IfNotPresent", (name, container["name"])
+
+
 @pytest.mark.parametrize("overlay", [*OVERLAYS, UPGRADED])
 def test_nothing_secret_is_written(overlay):
     assert not of_kind(render(overlay), "Secret")
