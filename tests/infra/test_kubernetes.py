@@ -54,6 +54,7 @@ class End:
 
 RUN = OTHER_PODS["steps"]
 SERVED = OTHER_PODS["served"]
+TRAIN_JOB = OTHER_PODS["train-job"]
 WARD = _named("ward") | {"vitalfuse/uses-mlflow": "true"}
 DNS = End({"k8s-app": "kube-dns"}, _named("kube-system"))
 KFP = End({"app": "ml-pipeline"}, _named("kubeflow"))
@@ -90,6 +91,10 @@ INWARD = [
     (End(SERVED, WARD), {"mlflow"}),
     (End({"app": "other"}, WARD), set()),
     (End(SERVED, _named("ward")), set()),
+    (End(TRAIN_JOB, WARD), {"mlflow"}),
+    (End(TRAIN_JOB, _named("ward")), set()),
+    (End(TRAIN_JOB, _named("kubeflow")), set()),
+    (End(RUN, WARD), set()),
     (End(RUN, _named("ward")), set()),
     (End({}, _named("ingress-nginx")), set()),
     (End(address="198.51.100.7"), set()),
