@@ -22,6 +22,8 @@ STEPS = (
     "record_run",
     "close_run",
 )
+# That of infra/kubernetes, with the MLflow server in it.
+NAMESPACE = "vitalfuse"
 # YAML reads a plain 2 as a number.
 Cpu = Annotated[
     str,
