@@ -171,7 +171,7 @@ class Volume(Section):
 
 
 class Scratch(Section):
-    """A volume of its own for each pod's large files, deleted with the pod."""
+    """A volume of its own for each pod's large files, deleted with the pod, which Argo keeps unless podGC is set."""
 
     size: Size = Field(description="Size, such as 100Gi")
     path: str = Field(

@@ -10,9 +10,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 import yaml
 
-from pipelines.cluster_settings import STEPS, ClusterSettings, cores, size_bytes
-from pipelines.deploy_settings import DeploySettings
-from pipelines.train_job_settings import TrainJobSettings
+from pipelines.cluster_settings import ClusterSettings, cores, size_bytes
 from tests.infra.manifests import (
     OVERLAYS,
     UPGRADED,
@@ -480,50 +478,6 @@ def test_every_rule_of_the_network_names_ports_and_no_whole_internet(overlay):
                     assert block != "0.0.0.0/0"
                     assert not str(block).startswith("192.0.2."), "a stand-in that the overlay has to replace"
                     assert peer.get("namespaceSelector") != {}
-
-
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_quota_holds_the_servers_and_a_run(overlay):
-    """The pods of the overlay and of a served model; train, and as many cross-validations as run at a time.
-
-    Each step has a helper of Argo's beside it, and the driver of another at the same time, which is a pod of two.
-    """
-    objects = render(overlay)
-    hard = by_name(objects, "ResourceQuota", "vitalfuse")["spec"]["hard"]
-    helper = by_name(objects, "LimitRange", "vitalfuse")["spec"]["limits"][0]
-    settings, deploy, train_job = ClusterSettings(), DeploySettings(), TrainJobSettings()
-    steps = ["train"] + ["cross_validate"] * settings.parallelism
-    scalers = {
-        item["spec"]["scaleTargetRef"]["name"]: item["spec"]["maxReplicas"]
-        for item in of_kind(objects, "HorizontalPodAutoscaler")
-    }
-    for bound, suffix, ready in (("requests", "", "defaultRequest"), ("limits", "_limit", "default")):
-        for resource, number in (("cpu", cores), ("memory", size_bytes)):
-            servers = sum(
-                scalers.get(name, 1) * number(container["resources"][bound][resource])
-                for name, template in workloads(objects)
-                for container in containers(template)
-            )
-            run = sum(number(getattr(settings.resources(step), f"{resource}{suffix}")) for step in steps)
-            helpers = 3 * len(steps) * number(helper[ready][resource])
-            one = number(getattr(deploy, f"{resource}{suffix}")) + number(helper[ready][resource])
-            models = deploy.max_replicas * one
-            job = train_job.nodes * number(getattr(settings.resources("train"), f"{resource}{suffix}"))
-            assert servers + max(run + helpers, job) + models <= number(hard[f"{bound}.{resource}"]), (
-                f"{bound}.{resource}"
-            )
-    assert train_job.nodes <= int(hard["requests.nvidia.com/gpu"]), "a pod of a TrainJob may ask for one"
-    pods = 2 * len(steps) + deploy.max_replicas + sum(scalers.get(name, 1) for name, _ in workloads(objects))
-    assert pods <= int(hard["pods"])
-    for step in STEPS:
-        assert cores(settings.resources(step).cpu_limit) <= cores(helper["max"]["cpu"])
-        assert size_bytes(settings.resources(step).memory_limit) <= size_bytes(helper["max"]["memory"])
-    claims = [
-        claim["spec"]["resources"]["requests"]["storage"]
-        for item in of_kind(objects, "StatefulSet")
-        for claim in item["spec"]["volumeClaimTemplates"]
-    ]
-    assert sum(map(size_bytes, claims)) <= size_bytes(hard["requests.storage"])
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
