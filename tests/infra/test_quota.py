@@ -14,7 +14,7 @@ import yaml
 from pipelines.cluster import compile_pipeline
 from pipelines.cluster_settings import TASKS, cores, size_bytes
 from pipelines.settings import CONFIGS, Settings
-from tests.infra.manifests import OVERLAYS, by_name, containers, of_kind, render, workloads
+from tests.infra.manifests import OVERLAYS, by_name, containers, of_kind, render, render_own, workloads
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 NUMBER = {"cpu": cores, "memory": size_bytes}
@@ -109,6 +109,20 @@ def test_the_quota_holds_the_servers_and_a_run(overlay):
     assert settings.train_job.nodes <= gpus, "a pod of a TrainJob may ask for one"
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_page_names_what_holds_ten_million_patients(overlay):
+    """The ready limits refuse the settings that the page shows; with the patches that it shows they are held."""
+    settings = _settings(_example("scale.md", "shards: 100"))
+    with pytest.raises(AssertionError):
+        _assert_held(render(overlay), settings)
+    patches = _example("scale.md", "kind: LimitRange")["patches"]
+    _assert_held(render_own(overlay, patches=patches), settings)
+    for number in range(len(patches)):
+        left = patches[:number] + patches[number + 1 :]
+        with pytest.raises(AssertionError):
+            _assert_held(render_own(overlay, patches=left), settings)
+
+
 def _volumes(settings, folder):
     """Return the sizes of the volumes that the pods of a run get, in bytes, from its compiled tasks."""
     compile_pipeline(folder / "pipeline.yaml", settings.cluster, shards=settings.shards)
@@ -158,6 +172,13 @@ def test_the_quota_holds_the_volumes_of_a_run(overlay, tmp_path):
     together = max(map(len, _at_a_time(settings)))
     assert larger > max(volumes)
     assert sum(stores) + together * larger <= size_bytes(hard["requests.storage"])
+
+
+def test_the_page_says_how_many_volumes_ten_million_patients_take(tmp_path):
+    example = _example("scale.md", "shards: 100")
+    example["cluster"]["scratch"] = {"size": "100Gi"}
+    volumes = _volumes(_settings(example), tmp_path)
+    assert f"{len(volumes)} volumes" in (DOCS / "scale.md").read_text()
 
 
 def test_the_page_shows_defaults_that_argo_reads():
