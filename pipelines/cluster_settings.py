@@ -22,6 +22,8 @@ STEPS = (
     "record_run",
     "close_run",
 )
+# That of infra/kubernetes, with the MLflow server in it.
+NAMESPACE = "vitalfuse"
 # YAML reads a plain 2 as a number.
 Cpu = Annotated[
     str,
@@ -169,7 +171,7 @@ class Volume(Section):
 
 
 class Scratch(Section):
-    """A volume of its own for each pod's large files, deleted with the pod."""
+    """A volume of its own for each pod's large files, deleted with the pod, which Argo keeps unless podGC is set."""
 
     size: Size = Field(description="Size, such as 100Gi")
     path: str = Field(

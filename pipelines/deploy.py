@@ -7,13 +7,12 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import yaml
 
 from data_schemas.errors import InputError
 from pipelines.deploy_settings import DeploySettings
-from pipelines.pods import NO_SIDECAR, container_security, secret_variables
+from pipelines.pods import NO_SIDECAR, check_server_is_found, container_security, secret_variables
 from pipelines.registry import find_version, parse_version
 from pipelines.settings import Settings
 
@@ -98,25 +97,17 @@ def render(settings: Settings, release: Release) -> list[dict[str, Any]]:
     """
     from kubernetes.client import ApiClient
 
-    _check_mlflow(settings)
+    if not (settings.deploy.storage_uri or settings.deploy.mlflow_uri):
+        check_server_is_found(
+            settings.cluster.mlflow_uri,
+            settings.deploy.namespace,
+            setting="cluster.mlflow_uri",
+            field="deploy.mlflow_uri",
+        )
     objects = [inference_service(settings, release)]
     if settings.deploy.network_policy:
         objects.append(network_policy(settings.deploy))
     return [ApiClient().sanitize_for_serialization(item) for item in objects]
-
-
-def _check_mlflow(settings: Settings) -> None:
-    deploy, uri = settings.deploy, settings.cluster.mlflow_uri
-    home = DeploySettings.model_fields["namespace"].default
-    if deploy.storage_uri or deploy.mlflow_uri or deploy.namespace == home:
-        return
-    host = urlsplit(uri).hostname or ""
-    if "." not in host and ":" not in host:
-        raise InputError(
-            f"pods of the namespace {deploy.namespace} would look there for the server {host!r} of cluster.mlflow_uri",
-            field="deploy.mlflow_uri",
-            remedy=f"Name it with its namespace, such as http://mlflow.{home}:5000; or {uri}, if it is in theirs",
-        )
 
 
 def to_yaml(objects: list[dict[str, Any]]) -> str:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from components.common.settings import Section
-from pipelines.cluster_settings import Address, Cpu, Name, SecretKeys, Size, Toleration, cores, size_bytes
+from pipelines.cluster_settings import NAMESPACE, Address, Cpu, Name, SecretKeys, Size, Toleration, cores, size_bytes
 
 _SECRETS = [
     SecretKeys(name="vitalfuse-serve", keys={"token": "VITALFUSE_SERVE_TOKEN"}),
@@ -33,7 +33,7 @@ class DeploySettings(Section):
         pattern=r"^[a-z]([-a-z0-9]{0,48}[a-z0-9])?$",
         description="Name of the InferenceService",
     )
-    namespace: Name = Field(default="vitalfuse", description="Its namespace")
+    namespace: Name = Field(default=NAMESPACE, description="Its namespace")
     mode: Literal["Serverless", "RawDeployment"] = Field(
         default="Serverless", description="KServe's deployment mode; only Serverless (Knative) can split traffic"
     )

@@ -3,13 +3,43 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
-from pipelines.cluster_settings import SecretKeys
+from data_schemas.errors import InputError
+from pipelines.cluster_settings import NAMESPACE, SecretKeys
 
 USER = 10001
 # Namespaces of KFP's profiles ask for Istio's sidecar. A restricted namespace refuses its rights, the network policies
 # its connections, and beside it a job never ends.
 NO_SIDECAR = {"sidecar.istio.io/inject": "false"}
+
+
+def check_server_is_found(uri: str, namespace: str, *, setting: str, field: str) -> None:
+    """Make sure that pods of a namespace find a server by the name that the settings give it.
+
+    A name without dots is that of a Service in the pods' own namespace; the ready settings mean those of
+    infra/kubernetes.
+
+    Args:
+        uri: Address of the server.
+        namespace: Namespace of the pods.
+        setting: Where the address comes from.
+        field: The setting to change.
+
+    Raises:
+        InputError: The pods would look for it in their own namespace, which is another one.
+    """
+    address = urlsplit(uri)
+    host = address.hostname or ""
+    if namespace == NAMESPACE or "." in host or ":" in host:
+        return
+    port = f":{address.port}" if address.port else ""
+    named = [f"{address.scheme}://{host}.{place}{port}" for place in (NAMESPACE, namespace)]
+    raise InputError(
+        f"pods of the namespace {namespace} would look there for the server {host!r} of {setting}",
+        field=field,
+        remedy=f"Name it with its namespace, such as {named[0]}; or {named[1]}, if it is in theirs",
+    )
 
 
 def pod_security() -> Any:

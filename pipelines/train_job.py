@@ -14,7 +14,7 @@ from components import image as images
 from components.train.pod import MODULE
 from data_schemas.errors import InputError
 from pipelines.cluster_settings import is_named, seconds
-from pipelines.pods import NO_SIDECAR, container_security, pod_security, secret_variables
+from pipelines.pods import NO_SIDECAR, check_server_is_found, container_security, pod_security, secret_variables
 from pipelines.settings import Settings
 from training.addresses import NODE, PORT, TRAIN_JOB, TRAIN_NODES
 
@@ -44,13 +44,16 @@ def render(settings: Settings, *, features: str, embedding: str, model: str) -> 
         TrainingRuntime and TrainJob and, where it is asked for, their NetworkPolicy, as JSON values.
 
     Raises:
-        InputError: A location is no S3 prefix and not in a claim that the pods see, or too many nodes are wanted.
+        InputError: A location is no S3 prefix and not in a claim that the pods see, too many nodes are wanted, or the
+            pods would look for MLflow or S3 in a namespace where it is not.
     """
     from kubernetes.client import ApiClient
 
-    for location in (features, embedding, model):
+    locations = [features, embedding, model]
+    for location in locations:
         _check_location(settings, location)
-    objects = [training_runtime(settings), train_job(settings, [features, embedding, model])]
+    _check_servers(settings, locations)
+    objects = [training_runtime(settings), train_job(settings, locations)]
     if settings.train_job.network_policy:
         objects.insert(0, network_policy(settings))
     return [ApiClient().sanitize_for_serialization(item) for item in objects]
@@ -67,6 +70,15 @@ def _check_location(settings: Settings, location: str) -> None:
             file=location,
             remedy="Name the claim in cluster.volumes, with train among its steps",
         )
+
+
+def _check_servers(settings: Settings, locations: list[str]) -> None:
+    cluster = settings.cluster
+    servers = {"cluster.mlflow_uri": cluster.mlflow_uri}
+    if cluster.s3_endpoint and any(location.startswith("s3://") for location in locations):
+        servers["cluster.s3_endpoint"] = cluster.s3_endpoint
+    for setting, uri in servers.items():
+        check_server_is_found(uri, settings.train_job.namespace, setting=setting, field=setting)
 
 
 def train_job(settings: Settings, locations: list[str]) -> dict[str, Any]:

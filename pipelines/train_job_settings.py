@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from components.common.settings import Section
-from pipelines.cluster_settings import Name, Size
+from pipelines.cluster_settings import NAMESPACE, Name, Size
 
 
 class TrainJobSettings(Section):
@@ -16,7 +16,7 @@ class TrainJobSettings(Section):
         pattern=r"^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$",
         description="Name of the TrainJob; a new one for each fit, since a TrainJob cannot be changed",
     )
-    namespace: Name = Field(default="vitalfuse", description="Its namespace")
+    namespace: Name = Field(default=NAMESPACE, description="Its namespace")
     nodes: int = Field(default=2, ge=1, le=64, description="Pods that fit the candidate together")
     image: str | None = Field(
         default=None, description="Training image; null: train-python of cluster.images, with its registry and tag"

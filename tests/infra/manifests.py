@@ -20,17 +20,21 @@ UPGRADED = "production+upgrade-database"
 def render(overlay):
     """Return the objects of an overlay; ``overlay+component`` is one with a component added, as a user does it."""
     name, _, component = overlay.partition("+")
-    folder = KUBERNETES / "overlays" / name
     if not component:
-        return _kustomize(folder)
+        return _kustomize(KUBERNETES / "overlays" / name)
+    return render_own(overlay=name, components=[KUBERNETES / "components" / component])
+
+
+def render_own(overlay, components=(), **content):
+    """Return the objects of a user's own overlay over one of these, with what else its kustomization says."""
     with tempfile.TemporaryDirectory() as own:
         # kustomize takes relative paths only.
         added = {
             "namespace": "vitalfuse",
-            "resources": [os.path.relpath(folder, own)],
-            "components": [os.path.relpath(KUBERNETES / "components" / component, own)],
+            "resources": [os.path.relpath(KUBERNETES / "overlays" / overlay, own)],
+            "components": [os.path.relpath(component, own) for component in components],
         }
-        (Path(own) / "kustomization.yaml").write_text(yaml.safe_dump(added))
+        (Path(own) / "kustomization.yaml").write_text(yaml.safe_dump(added | content))
         return _kustomize(own)
 
 

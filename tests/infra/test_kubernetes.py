@@ -10,9 +10,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 import yaml
 
-from pipelines.cluster_settings import STEPS, ClusterSettings, cores, size_bytes
-from pipelines.deploy_settings import DeploySettings
-from pipelines.train_job_settings import TrainJobSettings
+from pipelines.cluster_settings import ClusterSettings, cores, size_bytes
 from tests.infra.manifests import (
     OVERLAYS,
     UPGRADED,
@@ -54,6 +52,7 @@ class End:
 
 RUN = OTHER_PODS["steps"]
 SERVED = OTHER_PODS["served"]
+TRAIN_JOB = OTHER_PODS["train-job"]
 WARD = _named("ward") | {"vitalfuse/uses-mlflow": "true"}
 DNS = End({"k8s-app": "kube-dns"}, _named("kube-system"))
 KFP = End({"app": "ml-pipeline"}, _named("kubeflow"))
@@ -90,6 +89,10 @@ INWARD = [
     (End(SERVED, WARD), {"mlflow"}),
     (End({"app": "other"}, WARD), set()),
     (End(SERVED, _named("ward")), set()),
+    (End(TRAIN_JOB, WARD), {"mlflow"}),
+    (End(TRAIN_JOB, _named("ward")), set()),
+    (End(TRAIN_JOB, _named("kubeflow")), set()),
+    (End(RUN, WARD), set()),
     (End(RUN, _named("ward")), set()),
     (End({}, _named("ingress-nginx")), set()),
     (End(address="198.51.100.7"), set()),
@@ -186,6 +189,16 @@ def test_images_have_a_version(overlay):
             assert name and tag
             if overlay != "small":
                 assert re.match(r"v?\d+\.\d+", tag), container["image"]
+
+
+@pytest.mark.parametrize("overlay", [*OVERLAYS, UPGRADED, "small+upgrade-database"])
+def test_an_image_that_was_loaded_onto_the_node_is_not_pulled(overlay):
+    """As kind and minikube load it. Where nothing is said, Kubernetes pulls `latest` each time."""
+    for name, template in workloads(render(overlay)):
+        for container in containers(template):
+            latest = container["image"].endswith(":latest")
+            policy = container.get("imagePullPolicy", "Always" if latest else "IfNotPresent")
+            assert policy == "IfNotPresent", (name, container["name"])
 
 
 @pytest.mark.parametrize("overlay", [*OVERLAYS, UPGRADED])
@@ -468,52 +481,10 @@ def test_every_rule_of_the_network_names_ports_and_no_whole_internet(overlay):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_quota_holds_the_servers_and_a_run(overlay):
-    """The pods of the overlay and of a served model; train, and as many cross-validations as run at a time.
-
-    Each step has a helper of Argo's beside it, and the driver of another at the same time, which is a pod of two.
-    """
-    objects = render(overlay)
-    hard = by_name(objects, "ResourceQuota", "vitalfuse")["spec"]["hard"]
-    helper = by_name(objects, "LimitRange", "vitalfuse")["spec"]["limits"][0]
-    settings, deploy, train_job = ClusterSettings(), DeploySettings(), TrainJobSettings()
-    steps = ["train"] + ["cross_validate"] * settings.parallelism
-    scalers = {
-        item["spec"]["scaleTargetRef"]["name"]: item["spec"]["maxReplicas"]
-        for item in of_kind(objects, "HorizontalPodAutoscaler")
-    }
-    for bound, suffix, ready in (("requests", "", "defaultRequest"), ("limits", "_limit", "default")):
-        for resource, number in (("cpu", cores), ("memory", size_bytes)):
-            servers = sum(
-                scalers.get(name, 1) * number(container["resources"][bound][resource])
-                for name, template in workloads(objects)
-                for container in containers(template)
-            )
-            run = sum(number(getattr(settings.resources(step), f"{resource}{suffix}")) for step in steps)
-            helpers = 3 * len(steps) * number(helper[ready][resource])
-            one = number(getattr(deploy, f"{resource}{suffix}")) + number(helper[ready][resource])
-            models = deploy.max_replicas * one
-            job = train_job.nodes * number(getattr(settings.resources("train"), f"{resource}{suffix}"))
-            assert servers + max(run + helpers, job) + models <= number(hard[f"{bound}.{resource}"]), (
-                f"{bound}.{resource}"
-            )
-    assert train_job.nodes <= int(hard["requests.nvidia.com/gpu"]), "a pod of a TrainJob may ask for one"
-    pods = 2 * len(steps) + deploy.max_replicas + sum(scalers.get(name, 1) for name, _ in workloads(objects))
-    assert pods <= int(hard["pods"])
-    for step in STEPS:
-        assert cores(settings.resources(step).cpu_limit) <= cores(helper["max"]["cpu"])
-        assert size_bytes(settings.resources(step).memory_limit) <= size_bytes(helper["max"]["memory"])
-    claims = [
-        claim["spec"]["resources"]["requests"]["storage"]
-        for item in of_kind(objects, "StatefulSet")
-        for claim in item["spec"]["volumeClaimTemplates"]
-    ]
-    assert sum(map(size_bytes, claims)) <= size_bytes(hard["requests.storage"])
-
-
-@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_server_is_called_as_the_pipeline_calls_it(overlay):
     """Its Service's name is in the settings of the pipeline, and among the hosts that it answers."""
+    from mlflow.server.security_utils import is_allowed_host_header
+
     objects = render(overlay)
     (settings,) = [
         item for item in of_kind(objects, "ConfigMap") if item["metadata"]["name"].startswith("mlflow-settings")
@@ -522,14 +493,20 @@ def test_the_server_is_called_as_the_pipeline_calls_it(overlay):
     service = by_name(objects, "Service", "mlflow")
     port = service["spec"]["ports"][0]["port"]
     assert ClusterSettings().mlflow_uri == f"http://mlflow:{port}"
-    assert {f"mlflow:{port}", f"mlflow.vitalfuse.svc.cluster.local:{port}"} <= set(hosts)
-    assert "*" not in hosts
+    names = ["mlflow", "mlflow.vitalfuse", "mlflow.vitalfuse.svc", "mlflow.vitalfuse.svc.cluster.local"]
+    called = [f"{name}:{port}" for name in names]
+    # As create_user.py calls it in the pod, and a browser through a forwarded port.
+    called += [f"127.0.0.1:{settings['data']['MLFLOW_PORT']}", f"localhost:{port}", "localhost:15000"]
     origins = settings["data"].get("MLFLOW_SERVER_CORS_ALLOWED_ORIGINS", "").split(",")
     assert "*" not in origins
     for ingress in of_kind(objects, "Ingress"):
         host = ingress["spec"]["rules"][0]["host"]
-        assert host in hosts
+        called.append(host)
         assert f"https://{host}" in origins, "else the UI can look and not change"
+    for host in called:
+        assert is_allowed_host_header(hosts, host), f"{host}: 403 Invalid Host header"
+    for host in ("attacker.example.com", f"attacker.example.com:{port}", "localhost.example.com:5000", "10.0.0.7:5000"):
+        assert not is_allowed_host_header(hosts, host), host
     if overlay == "production":
         assert settings["data"]["PGSSLMODE"] == "verify-full"
         assert settings["data"]["MLFLOW_S3_ENDPOINT_URL"].startswith("https://")

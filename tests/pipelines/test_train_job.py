@@ -27,7 +27,8 @@ EVERYTHING = [
     "cluster.images={registry: registry.example.org/v, tag: '1.2', pull_secrets: [registry]}",
     "cluster.steps.train={gpus: 1, node_selector: {disk: ssd}, tolerations: [{key: gpu, effect: NoSchedule}]}",
     "cluster.volumes=[{claim: cohort, path: /data, steps: [train]}, {claim: sources, path: /sources}]",
-    "cluster.s3_endpoint=http://s3:8333",
+    "cluster.mlflow_uri=http://mlflow.vitalfuse:5000",
+    "cluster.s3_endpoint=https://s3.example.org",
     "cluster.environment={NCCL_DEBUG: INFO}",
 ]
 
@@ -175,9 +176,9 @@ def test_secrets_are_named_and_never_written(monkeypatch):
     assert "hush" not in to_yaml(list(objects.values()))
     variables = {item["name"]: item for item in pod(objects)[1]["env"]}
     assert variables["AWS_SECRET_ACCESS_KEY"]["valueFrom"]["secretKeyRef"]["name"] == "vitalfuse-s3"
-    assert variables["MLFLOW_TRACKING_URI"]["value"] == "http://mlflow:5000"
+    assert variables["MLFLOW_TRACKING_URI"]["value"] == "http://mlflow.vitalfuse:5000"
     assert variables["MLFLOW_EXPERIMENT_NAME"]["value"] == "vitalfuse"
-    assert variables["AWS_ENDPOINT_URL_S3"]["value"] == "http://s3:8333"
+    assert variables["AWS_ENDPOINT_URL_S3"]["value"] == "https://s3.example.org"
     # Secrets of other steps stay away: the keys of the pseudonyms and of sealed predictions.
     assert not any("PSEUDONYM" in name or "EVIDENCE" in name for name in variables)
 
@@ -187,6 +188,31 @@ def test_a_location_that_the_pods_do_not_see_is_refused(location):
     overrides = [] if location == "/data/f" else [EVERYTHING[6]]
     with pytest.raises(InputError, match="in no claim that the pods see"):
         rendered(*overrides, features=location)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ([], r"cluster\.mlflow_uri.*namespace ward would look there for the server 'mlflow'.*//mlflow\.vitalfuse:5000"),
+        (["cluster.s3_endpoint=http://s3:8333"], "cluster.mlflow_uri"),
+        (
+            ["cluster.mlflow_uri=http://mlflow.vitalfuse:5000", "cluster.s3_endpoint=http://s3:8333"],
+            r"cluster\.s3_endpoint.*server 's3' of cluster\.s3_endpoint.*http://s3\.vitalfuse:8333; or http://s3\.ward:8333",
+        ),
+    ],
+)
+def test_a_server_that_another_namespace_does_not_find_is_refused(overrides, words):
+    with pytest.raises(InputError, match=words):
+        rendered("train_job.namespace=ward", *overrides)
+
+
+def test_a_server_that_the_namespace_finds_is_taken():
+    assert rendered("cluster.s3_endpoint=http://s3:8333")
+    named = ["train_job.namespace=ward", "cluster.mlflow_uri=http://mlflow.vitalfuse:5000"]
+    assert rendered(*named)
+    # S3 is not asked by pods whose files are in a claim.
+    claimed = {name: f"/data/{name}" for name in LOCATIONS}
+    assert rendered(*named, EVERYTHING[6], "cluster.s3_endpoint=http://s3:8333", **claimed)
 
 
 def test_a_location_in_a_claim_is_taken():
@@ -238,5 +264,8 @@ def test_the_command_prints_or_writes_yaml(tmp_path, monkeypatch):
     written = CliRunner().invoke(main, ["train-job", *LOCATIONS.values(), "--output", "job.yaml"])
     assert "wrote job.yaml: TrainJob vitalfuse-train, 2 nodes" in written.stderr
     assert len(list(yaml.safe_load_all((tmp_path / "job.yaml").read_text()))) == 3
+    elsewhere = CliRunner().invoke(main, ["train-job", *LOCATIONS.values(), "--namespace", "ward"])
+    assert elsewhere.exit_code == 2 and "cluster.mlflow_uri: pods of the namespace ward" in elsewhere.output
+    assert len(elsewhere.output.strip().splitlines()) == 1
     refused = CliRunner().invoke(main, ["train-job", *LOCATIONS.values(), "--context", "ward"])
     assert refused.exit_code == 2 and "--context: needs --apply" in refused.output
