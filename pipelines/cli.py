@@ -78,7 +78,7 @@ class _Commands(click.Group):
 
 def _mlflow_line(error: Exception) -> str:
     """Tell of a server that broke off, or of an account that may not do this, in one line."""
-    from pipelines.uris import without_passwords
+    from components.common.uris import without_passwords
 
     first = without_passwords((str(error).strip().splitlines() or [type(error).__name__])[0])
     return f"MLflow could not do it: {first[:300]}. Look at the server and at your rights there, and run it again."
@@ -169,8 +169,8 @@ def _print_result(console: Console, settings: Settings, outcome: RunOutcome) -> 
 
 def _mlflow_hint(settings: Settings) -> str:
     """Return the server's address, or the command that opens the workspace's own store as the user can type it."""
+    from components.common.uris import without_passwords
     from pipelines.tracking import tracking_uri
-    from pipelines.uris import without_passwords
 
     uri = tracking_uri(settings)
     if not uri.startswith("sqlite"):

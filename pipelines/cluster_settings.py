@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from components.common.settings import Section
-from pipelines.uris import holds_credentials
+from components.common.uris import holds_credentials
 
 STEPS = (
     "open_run",

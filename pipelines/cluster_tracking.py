@@ -10,11 +10,11 @@ from components.common import parent_run
 from components.common.mlflow_client import IMPATIENT, client_settings
 from components.common.parent_run import ERROR_TAG
 from components.common.tracking import KFP_RUN_TAG, MODEL_TAG
+from components.common.uris import holds_credentials, without_passwords
 from data_schemas.errors import InputError
 from pipelines.code_version import git_commit, package_version
 from pipelines.settings import Settings
 from pipelines.tracking import Store, open_client, open_store
-from pipelines.uris import holds_credentials, without_passwords
 
 if TYPE_CHECKING:
     from kfp_server_api import V2beta1Run as KfpRun

@@ -14,6 +14,7 @@ import pandas as pd
 from components.common.parent_run import children
 from components.common.sealed import matched_rows
 from components.common.tracking import CACHED_TAG, SOURCE_RUN_TAG, STEP_TAG
+from components.common.uris import without_passwords
 from components.compare.held_out import TEST_DIGEST_TAG, TEST_PATIENTS_TAG
 from components.register.evidence import COMPARE_RUN_TAG, read_sealed
 from components.register.gates import GATES_TAG
@@ -24,7 +25,6 @@ from evaluation.comparisons import Comparison, adjust, compare_pair
 from evaluation.intervals import bootstrap_weights
 from evaluation.metrics import OVERALL_METRICS
 from pipelines.registry import SHORTEST_PREFIX, find_run, find_version, parse_version
-from pipelines.uris import without_passwords
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -14,9 +14,9 @@ import kfp_server_api as server
 import urllib3
 from urllib3 import exceptions as http
 
+from components.common.uris import holds_credentials, without_passwords
 from data_schemas.errors import InputError
 from pipelines.errors import ServerError
-from pipelines.uris import holds_credentials, without_passwords
 
 # Seconds. A busy server answers late; one that isn't there doesn't answer at all.
 CONNECT_SECONDS = 5.0

@@ -8,17 +8,16 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from components.common import environment
 from components.common.events import Event, read_events
-from components.common.files import atomic_file
 from components.common.mlflow_client import PATIENT, client_settings
 from components.common.parent_run import (
     CACHED_STEPS_TAG,
@@ -33,12 +32,12 @@ from components.common.parent_run import (
 from components.common.shards import shard_names
 from components.common.step import StepRecord
 from components.common.tracking import MODEL_TAG
+from components.common.uris import without_passwords
 from data_schemas.errors import InputError
 from pipelines import containers, tracking
 from pipelines.code_version import SOURCES, code_version, git_commit, package_version
 from pipelines.local_worker import Plan
 from pipelines.settings import Settings
-from pipelines.uris import without_passwords
 from training.names import CANDIDATE
 
 _POLL_SECONDS = 0.2
@@ -193,7 +192,7 @@ def run_local(
         )
         child_environment = _child_environment(settings, store, run_folder, run_id, commit)
         # KFP leaves a temporary folder a step behind. In the workspace, sockets' paths could become too long.
-        with TemporaryDirectory(prefix="run-", ignore_cleanup_errors=True) as temporary:
+        with tempfile.TemporaryDirectory(prefix="run-", ignore_cleanup_errors=True) as temporary:
             return_code = _supervise(plan, child_environment | {"TMPDIR": temporary}, steps, on_change)
         outcome.exit_code = _exit_code(return_code, outcome.steps)
         status = "FINISHED" if outcome.exit_code == 0 else "FAILED"
@@ -230,8 +229,10 @@ def _log_inputs(store: tracking.Store, run_id: str, run_folder: Path, settings: 
 def _child_environment(
     settings: Settings, store: tracking.Store, run_folder: Path, run_id: str, commit: str
 ) -> dict[str, str]:
+    # One in our own environment is another run's; the steps would take it for that of KFP's integration.
+    inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
     return {
-        **os.environ,
+        **inherited,
         environment.RUN_FOLDER: str(run_folder),
         environment.RUNNER_PROCESS: str(os.getpid()),
         environment.PARENT_RUN_ID: run_id,
@@ -251,9 +252,16 @@ def _pseudonym_key(workspace: Path) -> str:
         return key
     path = workspace / "pseudonym.key"
     if not path.is_file():
-        with atomic_file(path) as temporary:
-            temporary.touch(mode=0o600)
-            temporary.write_text(secrets.token_hex(32))
+        with tempfile.TemporaryDirectory(prefix=".key-", dir=workspace) as folder:
+            made = Path(folder) / path.name
+            made.touch(mode=0o600)
+            made.write_text(secrets.token_hex(32))
+            try:
+                os.link(made, path)
+            except FileExistsError:
+                pass  # Another run was first.
+            except OSError:
+                os.replace(made, path)  # A file system without links.
     return path.read_text().strip()
 
 

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_serializer, field_validator, model_validator
 
 from components.common.settings import Section
+from components.common.uris import without_passwords
 from components.compare.settings import CompareSettings
 from components.cross_validate.settings import CrossValidateSettings
 from components.embed_text.settings import EmbedTextSettings
@@ -23,7 +24,6 @@ from data_schemas.errors import InputError
 from pipelines.cluster_settings import ClusterSettings
 from pipelines.deploy_settings import DeploySettings
 from pipelines.train_job_settings import TrainJobSettings
-from pipelines.uris import without_passwords
 from serving.monitor.settings import MonitorSettings
 from serving.settings import ServeSettings
 from training.names import CANDIDATE, MODEL_NAMES

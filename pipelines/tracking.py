@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from components.common import parent_run
 from components.common.mlflow_client import IMPATIENT, client_settings, create_experiment, store_identity
 from components.common.tracking import STEP_TAG
+from components.common.uris import without_passwords
 from data_schemas.errors import InputError
 from pipelines.settings import Settings
-from pipelines.uris import without_passwords
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from components.common.uris import without_passwords
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -109,7 +110,7 @@ def store_identity(uri: str, experiment: Experiment) -> str:
         Twelve hexadecimal digits that change when the store or the experiment is another one, even under the same URI
         and name.
     """
-    place = re.sub(r"://[^/@]+@", "://", uri)
+    place = without_passwords(uri)
     return hashlib.sha256(f"{place} {experiment.experiment_id} {experiment.creation_time}".encode()).hexdigest()[:12]
 
 

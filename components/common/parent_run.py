@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,9 @@ _DIGEST_LENGTH = 36
 _PARAM_BATCH = 100
 _PARAM_LIMIT = 6000
 _METRIC_BATCH = 1000
+_NAME_LIMIT = 240
+# What MLflow refuses in names; a slash is taken, but not at either end nor twice.
+_REFUSED = re.compile(r"[^\w.\- :/]|/(?=/)|^/|/$|(?:^|(?<=/))\.\.?(?=/|$)")
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -90,9 +94,20 @@ def log_params(client: MlflowClient, run_id: str, params: dict[str, Any]) -> Non
     """
     from mlflow.entities import Param
 
-    listed = [Param(name, str(value)[:_PARAM_LIMIT]) for name, value in params.items()]
+    listed = [Param(name, str(value)[:_PARAM_LIMIT]) for name, value in _param_names(params).items()]
     for start in range(0, len(listed), _PARAM_BATCH):
         client.log_batch(run_id, params=listed[start : start + _PARAM_BATCH])
+
+
+def _param_names(params: dict[str, Any]) -> dict[str, Any]:
+    """Return parameters under names that MLflow takes: settings hold labels of the user's as keys."""
+    named: dict[str, Any] = {}
+    for name, value in params.items():
+        taken = _REFUSED.sub("_", name)[:_NAME_LIMIT]
+        while taken in named:
+            taken += "_"
+        named[taken] = value
+    return named
 
 
 def log_cached_step(client: MlflowClient, experiment_id: str, parent_id: str, record: StepRecord) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from components.common.settings import Section
+from components.common.uris import holds_credentials
 from data_schemas.anomaly_kinds import ERROR_KINDS
 
 Runner = Literal["in_memory", "DirectRunner", "FlinkRunner", "SparkRunner", "DataflowRunner", "PortableRunner"]
@@ -38,10 +39,18 @@ class BeamSettings(Section):
     @field_validator("options")
     @classmethod
     def _holds_no_secret(cls, options: dict) -> dict:
-        for name in options:
-            if any(word in name.lower() for word in ("secret", "password", "token", "access_key")):
+        for name, value in options.items():
+            named = any(word in name.lower() for word in ("secret", "password", "token", "access_key"))
+            if named or holds_credentials(str(value)):
                 raise ValueError(f"{name} looks like a credential; give it to the workers by their environment")
         return options
+
+    @field_validator("folder")
+    @classmethod
+    def _names_no_user(cls, folder: str | None) -> str | None:
+        if folder and holds_credentials(folder):
+            raise ValueError("it names a user or a password; give them to the workers by their environment")
+        return folder
 
     @model_validator(mode="after")
     def _workers_reach_the_examples(self) -> BeamSettings:

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.common.uris import holds_credentials, without_passwords
 from data_schemas.errors import InputError
 from pipelines.local import _log_inputs, pipeline_arguments
 from pipelines.reference import settings_reference
 from pipelines.settings import Settings, config_names, find_config, load_settings
-from pipelines.uris import holds_credentials, without_passwords
 
 MINIMAL = {"name": "x", "ingest": {"name": "x", "sources": [{"format": "export", "path": "source"}]}}
 
@@ -109,6 +109,9 @@ def test_a_password_in_the_tracking_uri_is_used_and_never_written_down(tmp_path,
     [
         ("http://me:hunter2@host:5000/x", "http://host:5000/x"),
         ("postgresql://me:hunt@er2@host/db", "postgresql://host/db"),
+        ("postgresql://mlflow:Ab/cd9@db.example/mlflow", "postgresql://db.example/mlflow"),
+        ("http://host:5000/?mail=me@example.org", "http://host:5000/?mail=me@example.org"),
+        ("sqlite:////data/me@home/mlflow.db", "sqlite:////data/me@home/mlflow.db"),
         ("no http://a:b@c, nor http://t0ken@d/ here", "no http://c, nor http://d/ here"),
         (
             "postgresql://host/db?user=me&password=hunter2&sslmode=require",

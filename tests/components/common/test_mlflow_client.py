@@ -3,7 +3,10 @@
 import os
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from components.common import parent_run
 from components.common.mlflow_client import (
     IMPATIENT,
     PATIENT,
@@ -62,6 +65,28 @@ def test_runs_are_created_with_a_tag_of_their_request(store):
     assert first.data.tags["a"] == "1"
     assert first.data.tags[REQUEST_TAG] != second.data.tags[REQUEST_TAG]
     assert not may_repeat(client)
+
+
+@given(st.dictionaries(st.text(min_size=1), st.integers(), max_size=5))
+def test_parameters_get_names_that_mlflow_takes(params):
+    from mlflow.utils.validation import _validate_param_name
+
+    named = parent_run._param_names(params)
+    assert list(named.values()) == list(params.values())
+    for name in named:
+        _validate_param_name(name)
+
+
+def test_labels_of_the_user_may_be_names_of_settings(store):
+    client, experiment = store
+    names = {"COPD (severe)": "COPD", "COPD [severe]": "COPD", "a//b": "c", "plain name": "plain"}
+    run_id = open_parent_run(client, experiment, "labels", {"ingest": {"label_names": names}}, {})
+    assert client.get_run(run_id).data.params == {
+        "ingest.label_names.COPD _severe_": "COPD",
+        "ingest.label_names.COPD _severe__": "COPD",
+        "ingest.label_names.a_/b": "c",
+        "ingest.label_names.plain name": "plain",
+    }
 
 
 def test_a_parent_run_whose_settings_cant_be_logged_is_closed(store, monkeypatch):

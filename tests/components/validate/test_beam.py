@@ -153,6 +153,8 @@ def stub_tfdv(monkeypatch):
         ({"runner": "in_memory", "workers": 2}, "workers is for the DirectRunner"),
         ({"runner": "FastRunner"}, "DirectRunner"),
         ({"runner": "DirectRunner", "options": {"s3_secret_access_key": "x"}}, "looks like a credential"),
+        ({"runner": "DirectRunner", "options": {"flink_master": "http://me:x@host"}}, "looks like a credential"),
+        ({"runner": "DirectRunner", "folder": "hdfs://me:x@host/a"}, "names a user or a password"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(section, words):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-_USER = re.compile(r"://[^/\s]*@")
+# A slash in a password ends the host's part for HTTP; for databases it does not.
+_USER = re.compile(r"://[^/\s]*@|(?<!http)(?<!https)://[^:/\s]*:[^@\s]*@")
 # Drivers of databases take user and password as parameters of the URI too.
 _PARAMETER = re.compile(
     r"(?<=[?&])((?:user|\w*pass|\w*passwd|\w*password|\w*token|\w*secret)=)[^&#\s'\"]+", re.IGNORECASE
