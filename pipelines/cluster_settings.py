@@ -248,7 +248,7 @@ _SECRETS = [
         name="vitalfuse-evidence",
         keys={"key": "VITALFUSE_EVIDENCE_KEY"},
         optional=True,
-        steps=["compare", "register"],
+        steps=["open_run", "compare", "register"],
     ),
     SecretKeys(
         name="vitalfuse-s3",

@@ -128,7 +128,12 @@ def build_pipeline(
                 configure("merge_cohort", ingested)
             cohort = ingested.outputs["cohort"]
 
-            validated = validate(settings=validate_settings, cohort=cohort, code_version=validate_version)
+            validated = validate(
+                settings=validate_settings,
+                baseline=opened.outputs["baseline"],
+                cohort=cohort,
+                code_version=validate_version,
+            )
             configure("validate", validated)
             validation = validated.outputs["validation"]
 

@@ -157,9 +157,11 @@ def run_local(
         InputError: A source, the MLflow store, Docker or an image can't be used; nothing has been run then.
     """
     from components.ingest.locations import source_digest
+    from components.validate.baseline import baseline_digest
 
     started = time.time()
     digest = source_digest(settings.ingest)
+    baseline_digest(settings.validation)
     store = tracking.prepare_store(settings)
     tracking.close_abandoned_runs(store)
     if in_containers:

@@ -58,7 +58,7 @@ def predictions_key(workspace: Path) -> bytes | None:
     Returns:
         The key, or None where there is none.
     """
-    from components.common.sealed import derive_key, evidence_key
+    from components.common.evidence_key import derive_key, evidence_key
 
     path = workspace / "pseudonym.key"
     key = evidence_key()

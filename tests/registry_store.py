@@ -13,7 +13,8 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
-from components.common.sealed import SEALED_FILE, SEALED_FOLDER, blind, derive_key, patients_digest, seal
+from components.common.evidence_key import derive_key
+from components.common.sealed import SEALED_FILE, SEALED_FOLDER, blind, patients_digest, seal
 from components.compare.held_out import TEST_DIGEST_TAG, TEST_PATIENTS_TAG
 from components.register.evidence import COMPARE_RUN_TAG
 from components.register.gates import FAILED, PASSED, Gate, Verdict

@@ -12,12 +12,10 @@ import base64
 import hashlib
 import hmac
 import io
-import os
 
 import numpy as np
 import pandas as pd
 
-from components.common import environment
 from data_schemas.errors import InputError
 from data_schemas.predictions import class_probabilities
 from evaluation.rows import PredictedRows
@@ -25,43 +23,7 @@ from evaluation.rows import PredictedRows
 SEALED_FILE = "predictions.sealed"
 SEALED_FOLDER = "held_out"
 PATIENT, SAMPLE = "patient", "sample_of_patient"
-_SHORTEST_KEY = 16
 _DIGEST_LENGTH = 32
-
-
-def evidence_key() -> bytes | None:
-    """Return the key of sealed predictions: VITALFUSE_EVIDENCE_KEY, else one derived from the key of the pseudonyms.
-
-    The derived key opens sealed predictions and does not lead back to the key of the pseudonyms, so it can be given to
-    those who compare versions.
-
-    Returns:
-        32 bytes, or None where the environment has neither key.
-
-    Raises:
-        InputError: VITALFUSE_EVIDENCE_KEY is shorter than 16 characters.
-    """
-    own = os.environ.get(environment.EVIDENCE_KEY, "")
-    if own and len(own) < _SHORTEST_KEY:
-        raise InputError(
-            f"the key of sealed predictions is too short: it needs {_SHORTEST_KEY} characters at least",
-            field=environment.EVIDENCE_KEY,
-            remedy="Set it to the output of `openssl rand -hex 32`",
-        )
-    secret = own or os.environ.get(environment.PSEUDONYM_KEY, "")
-    return derive_key(secret) if secret else None
-
-
-def derive_key(secret: str) -> bytes:
-    """Derive the key of sealed predictions from a secret.
-
-    Args:
-        secret: VITALFUSE_EVIDENCE_KEY, or the key of the pseudonyms.
-
-    Returns:
-        32 bytes.
-    """
-    return hmac.digest(secret.encode(), b"vitalfuse sealed predictions 1", hashlib.sha256)
 
 
 def blind(frame: pd.DataFrame, key: bytes) -> pd.DataFrame:
@@ -69,7 +31,7 @@ def blind(frame: pd.DataFrame, key: bytes) -> pd.DataFrame:
 
     Args:
         frame: From ``data_schemas.predictions.predictions_frame``; samples in the order of the features.
-        key: From ``evidence_key``.
+        key: From ``components.common.evidence_key.evidence_key``.
 
     Returns:
         The table with ``patient`` (32 hexadecimal digits) and ``sample_of_patient`` (0, 1, ...), sorted by both, in

@@ -6,9 +6,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from components.common.evidence_key import evidence_key
 from components.common.files import atomic_folder
 from components.common.result import StepResult, ignore_progress
-from components.common.sealed import SEALED_FILE, SEALED_FOLDER, evidence_key
+from components.common.sealed import SEALED_FILE, SEALED_FOLDER
 from components.compare.calibrate import CalibrationResult, calibrate_candidate
 from components.compare.charts import all_charts
 from components.compare.held_out import NO_KEY, write_sealed_predictions

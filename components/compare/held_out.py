@@ -24,7 +24,7 @@ def write_sealed_predictions(results: Results, path: Path, key: bytes) -> dict[s
     Args:
         results: From ``evaluate``.
         path: File to write.
-        key: From ``components.common.sealed.evidence_key``.
+        key: From ``components.common.evidence_key.evidence_key``.
 
     Returns:
         Tags that tell two runs with the same held-out patients, and how many these are; nothing of a single patient.

@@ -23,7 +23,7 @@ def read_sealed(client: MlflowClient, run_id: str | None, key: bytes | None) -> 
     Args:
         client: MLflow client.
         run_id: The run of the step; None where it is not known.
-        key: From ``components.common.sealed.evidence_key``.
+        key: From ``components.common.evidence_key.evidence_key``.
 
     Returns:
         The candidate's test and out-of-fold predictions.
@@ -55,7 +55,7 @@ def version_predictions(client: MlflowClient, name: str, version: str, key: byte
         client: MLflow client.
         name: Registered model.
         version: Its version.
-        key: From ``components.common.sealed.evidence_key``.
+        key: From ``components.common.evidence_key.evidence_key``.
 
     Returns:
         As ``read_sealed``.

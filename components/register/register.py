@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from components.common import environment
+from components.common.evidence_key import evidence_key
 from components.common.files import atomic_folder
 from components.common.mlflow_client import REQUEST_TAG, may_repeat, request_tag
 from components.common.result import StepResult, ignore_progress
-from components.common.sealed import blind, evidence_key
+from components.common.sealed import blind
 from components.common.step import RECORD_FILE
 from components.common.tracking import find_parent_run_id
 from components.register.audit import retried

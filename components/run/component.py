@@ -8,7 +8,9 @@ from components import image
 
 
 @dsl.component(base_image=image.DATA, install_kfp_package=False)
-def open_run(settings: dict, mlflow_run_id: str) -> NamedTuple("Opened", [("sources", str), ("store", str)]):  # type: ignore[valid-type]
+def open_run(settings: dict, mlflow_run_id: str) -> NamedTuple(  # type: ignore[valid-type]
+    "Opened", [("sources", str), ("baseline", str), ("store", str)]
+):
     """Open the MLflow run of this pipeline run, and list the sources. Never cached.
 
     Args:
@@ -17,8 +19,9 @@ def open_run(settings: dict, mlflow_run_id: str) -> NamedTuple("Opened", [("sour
             runs.
 
     Returns:
-        ``sources``: digest of the sources' listing, part of the cache key of ``ingest``. ``store``: identity of the
-        MLflow store, part of the cache keys of the steps whose results are kept in it.
+        ``sources``: digest of the sources' listing, part of the cache key of ``ingest``. ``baseline``: digest of the
+        baseline, likewise for ``validate``. ``store``: identity of the MLflow store and of the key of sealed
+        predictions, part of the cache keys of the steps whose results are kept there.
     """
     from components.run.run import open_pipeline_run
 

@@ -14,6 +14,7 @@ import yaml
 
 from components.common import environment
 from components.common.code_version import package_version
+from components.common.evidence_key import evidence_key, key_digest
 from components.common.mlflow_client import PATIENT, client_settings, store_identity
 from components.common.parent_run import (
     CACHED_STEPS_TAG,
@@ -29,6 +30,8 @@ from components.common.step import read_records
 from components.common.tracking import KFP_RUN_TAG, find_parent_run_id, tracked_by_kfp, tracking_enabled
 from components.ingest.locations import source_digest
 from components.ingest.settings import IngestSettings
+from components.validate.baseline import baseline_digest
+from components.validate.settings import ValidateSettings
 from data_schemas.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,10 +46,12 @@ class Opened(NamedTuple):
 
     Attributes:
         sources: SHA-256 of the sources' listing, hexadecimal.
-        store: Identity of the MLflow store; empty where no run is tracked.
+        baseline: SHA-256 of the baseline of ``validate``, hexadecimal; empty without one.
+        store: Identity of the MLflow store, and of the key of sealed predictions where there is one.
     """
 
     sources: str
+    baseline: str
     store: str
 
 
@@ -62,8 +67,8 @@ def open_pipeline_run(settings: dict[str, Any], mlflow_run_id: str = "") -> Open
         What the cache keys of later steps hold.
 
     Raises:
-        InputError: A source is not there, the pods have no MLflow server, theirs does not have the run that was
-            opened before, or their account may not write into the experiment.
+        InputError: A source or the baseline is not there, the pods have no MLflow server, theirs does not have the
+            run that was opened before, or their account may not write into the experiment.
     """
     if not tracking_enabled():
         # The last steps, hours later, could not register.
@@ -80,8 +85,10 @@ def open_pipeline_run(settings: dict[str, Any], mlflow_run_id: str = "") -> Open
         sources = source_digest(IngestSettings.model_validate(settings["ingest"]))
         if not tracked_by_kfp():
             client.set_tag(run_id, "vitalfuse.source_digest", sources)
+        baseline = baseline_digest(ValidateSettings.model_validate(settings.get("validate", {})))
         experiment = client.get_experiment(client.get_run(run_id).info.experiment_id)
-    return Opened(sources, store_identity(mlflow.get_tracking_uri(), experiment))
+    store = store_identity(mlflow.get_tracking_uri(), experiment) + key_digest(evidence_key())
+    return Opened(sources, baseline, store)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from components import image
 @dsl.component(base_image=image.VALIDATE, install_kfp_package=False)
 def validate(
     settings: dict,
+    baseline: str,
     code_version: str,
     cohort: dsl.Input[dsl.Dataset],
     validation: dsl.Output[dsl.Artifact],
@@ -17,6 +18,7 @@ def validate(
 
     Args:
         settings: Section ``validate`` of the settings.
+        baseline: Digest of the baseline of the settings: part of the cache key. Empty without one.
         code_version: Package version and digest of the sources of this step: part of the cache key. Where the
             image holds other code, the step ends.
         cohort: Output of ``ingest``.

@@ -14,6 +14,7 @@ import data_schemas
 from components.common.files import atomic_folder
 from components.common.result import StepResult, ignore_progress
 from components.validate.anomalies import Anomaly
+from components.validate.baseline import baseline_digest
 from components.validate.checks import check_tables
 from components.validate.examples import CHANNEL_PREFIX, write_examples
 from components.validate.interpreter import find_interpreter, run_job
@@ -51,12 +52,7 @@ def validate_cohort(
     source = Cohort.open(cohort)
     if source.patients.empty:
         raise InputError("The cohort is empty: it has 0 patients", remedy="Check the source and its rejected rows")
-    if settings.baseline and not Path(settings.baseline).is_file():
-        raise InputError(
-            f"There is no baseline {settings.baseline}",
-            field="validate.baseline",
-            remedy="Name the statistics.pb of an earlier validation, or null",
-        )
+    baseline_digest(settings)
     interpreter = find_interpreter()
     progress("tables")
     tables = read_tables(source)

@@ -32,6 +32,7 @@ SETTINGS = {
     # Two epochs on 45 patients make no model that is good for anything.
     "register": {"gates": {"skip": ["macro_auc", "kappa", "calibration_error", "worst_subgroup_auc"]}},
 }
+OPENED = ("sources", "baseline", "store")
 MODELS = ("cnn_lstm_attention", "random_forest")
 SHARDS = ("1-of-2", "2-of-2")
 
@@ -62,7 +63,7 @@ def _tasks():
     tasks = {
         "open_run": Task("open_run", {"settings": SETTINGS, "mlflow_run_id": ""}),
         "ingest": _step("ingest", {}, "cohort", "record", source_digest="0"),
-        "validate": _step("validate", {"cohort": cohort}, "validation", "record"),
+        "validate": _step("validate", {"cohort": cohort}, "validation", "record", baseline=""),
         "preprocess": _step("preprocess", {"cohort": cohort, "validation": validation}, "features", "record"),
         "embed_text": _step("embed_text", {"features": features}, "embedding", "record"),
         "train": _step("train", {"features": features, "embedding": "embed_text/embedding"}, "model", "record"),
@@ -146,7 +147,7 @@ def _command(name, **parameters):
     if task.outputs:
         outputs["artifacts"] = {output: _artifacts(f"{name}/{output}") for output in task.outputs}
     if name == "open_run":
-        outputs["parameters"] = {output: {"outputFile": f"/data/{name}/{output}"} for output in ("sources", "store")}
+        outputs["parameters"] = {output: {"outputFile": f"/data/{name}/{output}"} for output in OPENED}
     executor_input = {
         "inputs": {
             "parameterValues": {**task.parameters, **parameters},

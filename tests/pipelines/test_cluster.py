@@ -155,7 +155,7 @@ def test_credentials_are_named_and_never_written(compiled):
         for step, (container, kubernetes) in _executors(compiled, name).items():
             named = {secret["secretName"] for secret in kubernetes["secretAsEnv"]}
             own = {"ingest": {"vitalfuse-pseudonyms"}}
-            own |= {reader: {"vitalfuse-evidence"} for reader in ("compare", "register")}
+            own |= {reader: {"vitalfuse-evidence"} for reader in ("open_run", "compare", "register")}
             assert named == {"vitalfuse-s3", "vitalfuse-mlflow"} | own.get(step, set())
             written = {variable["name"] for variable in container.get("env", [])}
             assert not [name for name in written if "KEY" in name or "PASSWORD" in name or "TOKEN" in name]

@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from components.common.evidence_key import derive_key, evidence_key, key_digest
 from components.common.sealed import (
     blind,
-    derive_key,
-    evidence_key,
     matched_rows,
     patients_digest,
     seal,
@@ -123,3 +122,10 @@ def test_short_key_is_refused(monkeypatch):
     with pytest.raises(InputError, match="VITALFUSE_EVIDENCE_KEY") as caught:
         evidence_key()
     assert "short" not in str(caught.value).replace("too short", "")
+
+
+def test_the_digest_of_a_key_changes_with_it_and_does_not_show_it():
+    keys = [derive_key("e" * 32), derive_key("f" * 32)]
+    digests = [key_digest(key) for key in keys]
+    assert digests[0] != digests[1] and key_digest(None) == ""
+    assert all(len(digest) == 12 and digest not in key.hex() for digest, key in zip(digests, keys, strict=True))

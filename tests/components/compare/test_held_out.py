@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from components.common.sealed import blind, derive_key, unseal
+from components.common.evidence_key import derive_key
+from components.common.sealed import blind, unseal
 from components.compare.compare import compare_models
 from data_schemas.predictions import read_predictions
 from tests.components.compare.conftest import CANDIDATE, write_steps

@@ -192,6 +192,24 @@ def test_without_a_server_the_run_ends_before_its_long_work(settings, monkeypatc
     assert refused.value.field == "cluster.mlflow"
 
 
+def test_another_baseline_and_another_key_give_other_cache_keys(store, settings, tmp_path, monkeypatch):
+    for name in (environment.EVIDENCE_KEY, environment.PSEUDONYM_KEY):
+        monkeypatch.delenv(name, raising=False)
+    plain = open_pipeline_run(settings)
+    assert plain.baseline == "" and len(plain.store) == 12
+    baseline = tmp_path / "statistics.pb"
+    settings["validate"] = {"baseline": str(baseline)}
+    with pytest.raises(InputError, match="There is no baseline"):
+        open_pipeline_run(settings)
+    found = []
+    for content, key in ((b"July", "k" * 16), (b"August", "l" * 16)):
+        baseline.write_bytes(content)
+        monkeypatch.setenv(environment.EVIDENCE_KEY, key)
+        found.append(open_pipeline_run(settings))
+    assert len({opened.baseline for opened in found}) == len({opened.store for opened in [plain, *found]}) - 1 == 2
+    assert {opened.sources for opened in found} == {plain.sources}
+
+
 def test_a_source_that_is_not_there_is_told(store, settings):
     settings["ingest"]["sources"][0]["path"] = "/nowhere/export"
     with pytest.raises(InputError, match="is not there"):
