@@ -44,6 +44,9 @@ _SET_ELSEWHERE = {
     "AWS_ENDPOINT_URL_S3": "s3_endpoint",
     "MLFLOW_S3_ENDPOINT_URL": "s3_endpoint",
     "TMPDIR": "scratch",
+    "AWS_CA_BUNDLE": "ca_certificates",
+    "REQUESTS_CA_BUNDLE": "ca_certificates",
+    "SSL_CERT_FILE": "ca_certificates",
 }
 
 
@@ -199,6 +202,15 @@ class Scratch(Section):
     )
 
 
+class CaCertificates(Section):
+    """Certificates of authorities that steps trust, in place of the public ones of their images."""
+
+    config_map: Name = Field(description="Name of the ConfigMap, in the namespace of the run")
+    key: str = Field(
+        default="ca.crt", pattern=r"^[-._a-zA-Z0-9]{1,253}$", description="Its key with the certificates, in PEM form"
+    )
+
+
 class Images(Section):
     """The container images of the steps."""
 
@@ -285,6 +297,10 @@ class ClusterSettings(Section):
         default="http://mlflow:5000", description="MLflow server as the pods see it; KFP's own integration has its own"
     )
     s3_endpoint: Address | None = Field(default=None, description="S3 server as the pods see it; null: AWS")
+    ca_certificates: CaCertificates | None = Field(
+        default=None,
+        description="Authorities that steps trust, such as a hospital's own for its S3; null: those of the images",
+    )
     environment: dict[str, str] = Field(
         default_factory=dict, description="Further environment variables; nothing secret, the YAML shows them"
     )

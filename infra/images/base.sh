@@ -1,5 +1,6 @@
 #!/bin/sh
 # Makes a Debian base image with debootstrap, for places that reach no image registry: `base.sh [NAME [SUITE [MIRROR]]]`.
+# SECURITY_MIRROR names the mirror of Debian's security updates.
 # Needs root, debootstrap and Docker. Holds what debian:trixie-slim holds: no documentation, no translations.
 set -eu
 name=${1:-vitalfuse/base:trixie} suite=${2:-trixie} mirror=${3:-http://deb.debian.org/debian}
@@ -39,7 +40,8 @@ printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
 chmod 755 "$root/usr/sbin/policy-rc.d"
 
 export DEBIAN_FRONTEND=noninteractive
-chroot "$root" apt-get update -q >"$work/log" 2>&1 || { tail -5 "$work/log" >&2; fail "apt-get update failed"; }
+# Else what cannot be fetched, such as the security updates, is a warning, and the base goes without.
+chroot "$root" apt-get update -q --error-on=any >"$work/log" 2>&1 || { tail -5 "$work/log" >&2; fail "apt-get update failed"; }
 chroot "$root" apt-get upgrade -qy >"$work/log" 2>&1 || { tail -5 "$work/log" >&2; fail "apt-get upgrade failed"; }
 chroot "$root" apt-get clean
 

@@ -22,7 +22,7 @@ from serving.patients import Diagnosis, Fault, InvalidRequest, Patient, faults_o
 from serving.server.batching import Batcher
 from serving.server.errors import ErrorAnswer, Refusal, faults_answer, invalid_answer, refusal_answer
 from serving.server.follower import Follower
-from serving.server.gate import PROTECTED, Gate
+from serving.server.gate import PROTECTED, TOKEN_HEADER, Gate
 from serving.server.hooks import Hooks, PredictionHook
 from serving.server.metrics import Metrics
 from serving.server.mlflow_protocol import mlflow_router
@@ -265,11 +265,14 @@ def _openapi(app: FastAPI, model_name: str, with_token: bool) -> Callable[[], di
                         if parameter["name"] == "model_name":
                             parameter["schema"]["enum"] = [model_name]
             if with_token:
-                document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+                document["components"]["securitySchemes"] = {
+                    "token": {"type": "http", "scheme": "bearer"},
+                    "token_header": {"type": "apiKey", "in": "header", "name": TOKEN_HEADER},
+                }
                 for path, operations in document["paths"].items():
                     if path.startswith(PROTECTED) and not path.startswith("/v2/health"):
                         for operation in operations.values():
-                            operation["security"] = [{"token": []}]
+                            operation["security"] = [{"token": []}, {"token_header": []}]
             app.openapi_schema = json.loads(json.dumps(document))
         return app.openapi_schema
 

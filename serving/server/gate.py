@@ -25,6 +25,8 @@ _log = logging.getLogger("vitalfuse.serve")
 # Protected by the token: whatever diagnoses, or tells of the model. Health, metrics and pages are open to all.
 PROTECTED = ("/v1", "/v2", "/invocations", "/page/")
 OPEN = ("/v2/health/",)
+# For callers behind a gateway that takes the header Authorization for itself, as Kubeflow's does.
+TOKEN_HEADER = "X-Vitalfuse-Token"
 _MEGABYTE = 1_000_000
 # Of this process, and of a request in it: quicker than asking the system for randomness each time.
 _PROCESS, _NUMBERS = uuid.uuid4().hex[:8], itertools.count(1)
@@ -104,12 +106,11 @@ class Gate:
                 reset = self._limiter.get_window_stats(self._rate, client).reset_time
                 self._refused("rate")
                 raise Refusal(429, "too many requests from this address", max(1, int(reset - time.time() + 1)))
-        if self._token is not None:
-            scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-            same = secrets.compare_digest(hashlib.sha256(given.strip()).digest(), self._token)
-            if scheme.lower() != b"bearer" or not same:
-                self._refused("token")
-                raise Refusal(401, "this needs the header Authorization: Bearer TOKEN, with the server's token")
+        if self._token is not None and not self._is_let_in(headers, self._token):
+            self._refused("token")
+            raise Refusal(
+                401, f"this needs the server's token, as Authorization: Bearer TOKEN or {TOKEN_HEADER}: TOKEN"
+            )
         if self._inside > self._most_inside:
             self._refused("requests")
             raise Refusal(503, "the server is busy: too many requests at a time", retry_after=1)
@@ -118,6 +119,15 @@ class Gate:
             raise Refusal(400, "the header Content-Length is not a number")
         if int(length) > self._most:
             self._too_large()
+
+    @staticmethod
+    def _is_let_in(headers: dict[bytes, bytes], token: bytes) -> bool:
+        """Return whether one of the two headers holds the token of which this is the digest."""
+        scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
+        given = [headers.get(TOKEN_HEADER.lower().encode(), b"")]
+        if scheme.lower() == b"bearer":
+            given.append(bearer)
+        return any(secrets.compare_digest(hashlib.sha256(one.strip()).digest(), token) for one in given)
 
     async def _receive(self, scope: Scope, receive: Receive) -> bytes:
         """Receive a request whole, and count its bytes against what the server may hold."""

@@ -25,8 +25,11 @@ def render(overlay):
     return render_own(overlay=name, components=[KUBERNETES / "components" / component])
 
 
-def render_own(overlay, components=(), **content):
-    """Return the objects of a user's own overlay over one of these, with what else its kustomization says."""
+def render_own(overlay, components=(), files=(), **content):
+    """Return the objects of a user's own overlay over one of these, with what else its kustomization says.
+
+    ``files`` are names of files that lie beside it.
+    """
     with tempfile.TemporaryDirectory() as own:
         # kustomize takes relative paths only.
         added = {
@@ -34,6 +37,8 @@ def render_own(overlay, components=(), **content):
             "resources": [os.path.relpath(KUBERNETES / "overlays" / overlay, own)],
             "components": [os.path.relpath(component, own) for component in components],
         }
+        for name in files:
+            (Path(own) / name).write_text(f"the content of {name}")
         (Path(own) / "kustomization.yaml").write_text(yaml.safe_dump(added | content))
         return _kustomize(own)
 

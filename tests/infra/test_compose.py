@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from tests.infra.manifests import by_name, containers, render
 
 INFRA = Path(__file__).resolve().parents[2] / "infra"
 COMPOSE = INFRA / "compose.yaml"
+PAGE = INFRA.parent / "docs" / "kubernetes.md"
 REQUIRED = {
     "VITALFUSE_DATABASE_PASSWORD",
     "VITALFUSE_S3_ACCESS_KEY_ID",
@@ -81,6 +86,52 @@ def test_files_that_it_names_are_there(stack):
     assert (INFRA / mlflow["build"]["context"] / mlflow["build"]["dockerfile"]).is_file()
     for volume in mlflow["volumes"]:
         assert (INFRA / volume.partition(":")[0]).is_file()
+
+
+def test_images_of_others_name_their_registry(stack):
+    """Without one, podman asks which is meant, or refuses."""
+    for service in stack["services"].values():
+        if "build" not in service:
+            assert "." in service["image"].partition("/")[0], service["image"]
+
+
+def test_the_file_of_users_is_read_also_with_selinux(stack):
+    (mounted,) = stack["services"]["mlflow"]["volumes"]
+    assert set(mounted.split(":")[2].split(",")) == {"ro", "z"}
+
+
+def _shell_block(words):
+    """Return the page's block of shell commands that holds some words."""
+    (block,) = [block for block in re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(), re.M | re.S) if words in block]
+    return block
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
+def test_the_page_makes_every_password_for_its_owner_alone_and_the_users_readable(tmp_path):
+    users = tmp_path / "infra" / "kubernetes" / "base" / "auth.ini"
+    users.parent.mkdir(parents=True)
+    users.touch(mode=0o600)
+    docker = tmp_path / "docker"
+    docker.write_text("#!/bin/sh\ntouch made-afterwards\n")
+    docker.chmod(0o755)
+    subprocess.run(
+        ["sh", "-euc", "umask 022\n" + _shell_block("> infra/.env")],
+        cwd=tmp_path,
+        check=True,
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )
+    made = tmp_path / "infra" / ".env"
+    passwords = dict(line.split("=", 1) for line in made.read_text().splitlines())
+    assert set(passwords) == REQUIRED
+    assert len(set(passwords.values())) == len(REQUIRED)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (made, users, tmp_path / "made-afterwards")}
+    assert modes == {".env": 0o600, "auth.ini": 0o644, "made-afterwards": 0o644}
+
+
+def test_the_page_upgrades_the_tables_that_the_server_uses(stack):
+    settings = (INFRA / stack["services"]["mlflow"]["env_file"]).read_text()
+    (uri,) = re.findall(r"^MLFLOW_BACKEND_STORE_URI=(.*)$", settings, re.MULTILINE)
+    assert f"run --rm mlflow mlflow db upgrade {uri}\n" in _shell_block("db upgrade")
 
 
 @pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")

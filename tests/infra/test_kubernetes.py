@@ -6,6 +6,7 @@ import re
 import shutil
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
 import pytest
 import yaml
@@ -19,12 +20,14 @@ from tests.infra.manifests import (
     of_kind,
     render,
     render_changed,
+    render_own,
     selects,
     workloads,
 )
 
 # The oldest and the newest version that docs/kubernetes.md names.
 VERSIONS = ("1.31", "1.37")
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "kubernetes.md"
 # Pods that others make in the namespace.
 OTHER_PODS = {
     "steps": {"pipeline/runid": "a-run"},
@@ -187,6 +190,8 @@ def test_images_have_a_version(overlay):
         for container in containers(template):
             name, _, tag = container["image"].rpartition(":")
             assert name and tag
+            # CRI-O and podman may refuse a name without its registry; ours is built or named by the user.
+            assert "." in name.partition("/")[0] or name == "vitalfuse/mlflow", container["image"]
             if overlay != "small":
                 assert re.match(r"v?\d+\.\d+", tag), container["image"]
 
@@ -288,7 +293,8 @@ def test_roles_allow_no_more_than_they_must(overlay):
                 assert rule["verbs"] == ["get"]
                 assert set(rule["resourceNames"]) == KFPS_SECRETS
             if rule["apiGroups"] == [""]:
-                assert set(rule["verbs"]) <= {"get", "list"}
+                uses = {"use"} if rule.get("resourceNames") == ["vitalfuse-runner"] else set()
+                assert set(rule["verbs"]) <= {"get", "list"} | uses
     bound = {
         subject["name"]
         for binding in of_kind(render(overlay), "RoleBinding")
@@ -296,6 +302,80 @@ def test_roles_allow_no_more_than_they_must(overlay):
         if subject["kind"] == "ServiceAccount"
     }
     assert bound == {"vitalfuse-runner", "vitalfuse-submitter"}, "MLflow's account and those of the stores have no role"
+
+
+def _may(rules, group, resource, verb, name):
+    """Return whether rules of a role allow a request, as Kubernetes answers it to KFP's server."""
+    return any(
+        group in rule["apiGroups"]
+        and resource in rule["resources"]
+        and verb in rule["verbs"]
+        and name in rule.get("resourceNames", [name])
+        for rule in rules
+    )
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_who_submits_may_do_what_kfp_asks_for(overlay):
+    rules = by_name(render(overlay), "Role", "vitalfuse-submitter")["rules"]
+    # pod-logs.ts of KFP's UI; then what KFP 2.18 asks for.
+    assert _may(rules, "kubeflow.org", "viewers", "get", "")
+    assert _may(rules, "pipelines.kubeflow.org", "runs", "readLog", "a-run")
+    assert _may(rules, "", "serviceaccounts", "use", "vitalfuse-runner")
+    assert not _may(rules, "", "serviceaccounts", "use", "default-editor")
+    assert not _may(rules, "", "serviceaccounts", "get", "vitalfuse-runner")
+
+
+def test_the_ingress_is_that_of_the_clusters_controller(tmp_path):
+    def change(folder):
+        file = folder / "addresses.env"
+        text = file.read_text()
+        assert "INGRESS_CLASS=nginx\n" in text
+        file.write_text(text.replace("INGRESS_CLASS=nginx\n", "INGRESS_CLASS=traefik\n"))
+
+    assert by_name(render("production"), "Ingress", "mlflow")["spec"]["ingressClassName"] == "nginx"
+    changed = render_changed("production", tmp_path, change)
+    assert by_name(changed, "Ingress", "mlflow")["spec"]["ingressClassName"] == "traefik"
+
+
+def test_the_pages_own_overlay_signs_in_to_a_registry_and_trusts_an_authority():
+    import kubernetes_validate
+
+    (block,) = re.findall(r"^```yaml\n# my-overlay/.*?^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    content = yaml.safe_load(block.strip("`").removeprefix("yaml"))
+    (resource,) = content.pop("resources")
+    assert resource.endswith("infra/kubernetes/overlays/production")
+    objects = render_own("production", files=["hospital.pem"], **content)
+    deployment = by_name(objects, "Deployment", "mlflow")
+    for item in (deployment, by_name(objects, "ConfigMap", "hospital-ca")):
+        for version in VERSIONS:
+            assert kubernetes_validate.validate(item, version, strict=True) == version
+    spec = deployment["spec"]["template"]["spec"]
+    (server,) = spec["containers"]
+    assert server["image"] == "registry.example.org/vitalfuse/mlflow:0.1.0"
+    assert spec["imagePullSecrets"] == [{"name": "registry-login"}]
+    named = {variable["name"]: variable.get("value") for variable in server["env"]}
+    assert {"PGPASSWORD", "AWS_SECRET_ACCESS_KEY"} <= set(named), "what the server had is still there"
+    mounts = {mount["mountPath"]: mount["name"] for mount in server["volumeMounts"]}
+    folder, _, key = named["AWS_CA_BUNDLE"].rpartition("/")
+    (volume,) = [volume for volume in spec["volumes"] if volume["name"] == mounts[folder]]
+    assert by_name(objects, "ConfigMap", volume["configMap"]["name"])["data"] == {key: "the content of hospital.pem"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_server_in_another_namespace_answers_to_the_names_that_the_user_gives(overlay):
+    merged = {
+        "name": "mlflow-settings",
+        "namespace": "vitalfuse",
+        "behavior": "merge",
+        "literals": ["MLFLOW_SERVER_ALLOWED_HOSTS=mlflow.ward:5000"],
+    }
+    objects = render_own(overlay, namespace="ward", configMapGenerator=[merged])
+    (server,) = by_name(objects, "Deployment", "mlflow")["spec"]["template"]["spec"]["containers"]
+    settings = by_name(objects, "ConfigMap", server["envFrom"][0]["configMapRef"]["name"])
+    assert settings["metadata"]["namespace"] == "ward"
+    assert settings["data"]["MLFLOW_SERVER_ALLOWED_HOSTS"] == "mlflow.ward:5000"
+    assert settings["data"]["MLFLOW_PORT"] == "5000"
 
 
 def _policies(objects, labels):

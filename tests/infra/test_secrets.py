@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -17,6 +18,8 @@ import pytest
 from pipelines.cluster_settings import ClusterSettings
 from pipelines.deploy_settings import DeploySettings
 from tests.infra.manifests import KUBERNETES, OVERLAYS, of_kind, referenced, render
+
+PAGE = KUBERNETES.parents[1] / "docs" / "kubernetes.md"
 
 pytestmark = pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
 
@@ -179,6 +182,71 @@ def test_the_script_says_what_is_missing(overlay, variables, words, tmp_path):
     done = _create_secrets(tmp_path, overlay, **known | variables)
     assert done.returncode == 2
     assert words in done.stderr
+
+
+def _shell_block(words):
+    """Return the page's block of shell commands that holds some words."""
+    (block,) = [block for block in re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(), re.M | re.S) if words in block]
+    return block
+
+
+def test_the_page_names_everything_that_production_is_asked_for(tmp_path):
+    exports = re.findall(r"(?<=[ ])([A-Z_0-9]+)=", _shell_block("secrets.sh production"))
+    assert set(exports) == set(_known(tmp_path))
+
+
+def test_the_page_copies_the_steps_secrets_as_they_are(tmp_path):
+    """For KFP without profiles: other passwords would not open MLflow."""
+    program = tmp_path / "kubectl"
+    program.write_text(
+        "#!/bin/sh\n"
+        f'echo "$*" >>{tmp_path}/arguments\n'
+        'case "$*" in\n'
+        '"-n vitalfuse get secret vitalfuse-evidence -o jsonpath={.data}") exit 1 ;;\n'
+        '"-n vitalfuse get secret "*" -o jsonpath={.data}") printf \'{"key":"%s"}\' "$(printf %s "$5" | base64)" ;;\n'
+        '"-n kubeflow create -f -") exec cat ;;\n'
+        "*) exit 9 ;;\n"
+        "esac\n"
+    )
+    program.chmod(0o755)
+    block = _shell_block("-n kubeflow create")
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", "-c", block], env={"PATH": path, "HOME": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    names = {secret.name for secret in ClusterSettings().secrets} - {"vitalfuse-evidence"}
+    assert _values(done.stdout) == {name: {"key": name} for name in names}
+    assert base64.b64encode(b"vitalfuse-mlflow").decode() not in (tmp_path / "arguments").read_text()
+
+
+@pytest.mark.parametrize("fetched", [True, False])
+def test_no_base_is_made_without_the_security_updates(fetched, tmp_path):
+    """apt only warns of what it could not fetch, unless it is told otherwise."""
+    failure = "" if fetched else 'case "$*" in *" update "*--error-on=any*) exit 100 ;; esac'
+    for name, lines in {
+        "id": "echo 0",
+        "debootstrap": 'mkdir -p "$3/etc/apt" "$3/etc/dpkg/dpkg.cfg.d" "$3/usr/sbin" "$3/usr/share/doc"',
+        "chroot": f'cp "$1/etc/apt/sources.list" {tmp_path}/sources\n{failure}',
+        "docker": f"cat >/dev/null; touch {tmp_path}/imported",
+    }.items():
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\n{lines}\n")
+        program.chmod(0o755)
+    done = subprocess.run(
+        ["sh", KUBERNETES.parent / "images" / "base.sh", "a-base", "trixie", "http://mirror.example/debian"],
+        env={
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "SECURITY_MIRROR": "http://mirror.example/security",
+            "TMPDIR": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert "deb http://mirror.example/security trixie-security main" in (tmp_path / "sources").read_text()
+    assert (tmp_path / "imported").exists() == fetched
+    assert done.returncode == (0 if fetched else 2), done.stderr
+    assert ("apt-get update failed" in done.stderr) != fetched
 
 
 def test_the_vault_variant_has_the_same_secrets():

@@ -31,6 +31,7 @@ LARGE = {
     "volumes": [{"claim": "hospital-exports", "path": "/data"}],
     "scratch": {"size": "200Gi", "storage_class": "fast", "path": "/minio/mlpipeline"},
     "s3_endpoint": "https://s3.example.org",
+    "ca_certificates": {"config_map": "hospital-ca", "key": "hospital.pem"},
     "environment": {"TZ": "UTC"},
 }
 CASES = {"default": {}, "large": LARGE}
@@ -186,6 +187,18 @@ def test_gpu_node_volume_and_scratch_go_where_they_are_wanted(compiled):
     assert temporary == [kubernetes["genericEphemeralVolume"][0]["mountPath"]] == ["/minio/mlpipeline"]
 
 
+def test_every_step_trusts_the_hospitals_own_authority(compiled):
+    for container, kubernetes in _executors(compiled, "large").values():
+        (volume,) = kubernetes["configMapAsVolume"]
+        assert volume["configMapName"] == "hospital-ca"
+        environment = {variable["name"]: variable["value"] for variable in container["env"]}
+        for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
+            assert environment[name] == f"{volume['mountPath']}/hospital.pem"
+    for container, kubernetes in _executors(compiled, "default").values():
+        assert "configMapAsVolume" not in kubernetes
+        assert "AWS_CA_BUNDLE" not in {variable["name"] for variable in container["env"]}
+
+
 def test_parallelism_limits_the_loop(compiled):
     pipeline = _documents(compiled, "large")[0]
     limits = [
@@ -251,6 +264,8 @@ def test_shards_fan_out_and_are_joined(tmp_path):
         ("cluster.environment.MLFLOW_REGISTRY_URI=http://x", "cluster.mlflow_uri"),
         ("cluster={scratch: {size: 1Gi}, environment: {TMPDIR: /x}}", "TMPDIR would be overwritten"),
         ("cluster={s3_endpoint: http://s3, environment: {AWS_ENDPOINT_URL_S3: http://x}}", "cluster.s3_endpoint"),
+        ("cluster={ca_certificates: {config_map: c}, environment: {SSL_CERT_FILE: /x}}", "cluster.ca_certificates"),
+        ("cluster.ca_certificates={config_map: c, key: ../x}", "cluster.ca_certificates.key"),
     ],
 )
 def test_bad_settings_are_told_in_one_line(override, words):

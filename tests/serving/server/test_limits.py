@@ -32,12 +32,29 @@ def test_everything_that_tells_of_patients_or_model_needs_the_token(start):
     guarded = [(method, path) for path, methods in paths.items() for method in methods if "/health/" not in path]
     assert len(guarded) > 8
     for method, path in [*guarded, ("get", "/page/model")]:
-        for headers in ({}, {"Authorization": f"Bearer {TOKEN}x"}, {"Authorization": f"Basic {TOKEN}"}):
+        for headers in (
+            {},
+            {"Authorization": f"Bearer {TOKEN}x"},
+            {"Authorization": f"Basic {TOKEN}"},
+            {"X-Vitalfuse-Token": f"{TOKEN}x"},
+            {"X-Vitalfuse-Token": "", "Authorization": f"Basic {TOKEN}"},
+        ):
             answer = client.request(method, path, headers=headers)
             assert answer.status_code == 401, path
             assert answer.headers["WWW-Authenticate"] == "Bearer"
     assert client.post("/v1/diagnose", json=ONE, headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
     assert all("security" in operation for path in ("/v1/diagnose",) for operation in paths[path].values())
+
+
+@pytest.mark.parametrize("authorization", [{}, {"Authorization": "Bearer the gateway's own"}])
+def test_behind_a_gateway_that_takes_the_authorization_the_token_comes_in_another_header(start, authorization):
+    client = start(token=TOKEN)
+    headers = authorization | {"X-Vitalfuse-Token": TOKEN}
+    assert client.post("/v1/diagnose", json=ONE, headers=headers).status_code == 200
+    document = client.get("/openapi.json").json()
+    named = document["components"]["securitySchemes"]["token_header"]
+    assert named == {"type": "apiKey", "in": "header", "name": "X-Vitalfuse-Token"}
+    assert {"token_header": []} in document["paths"]["/v1/diagnose"]["post"]["security"]
 
 
 @pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready", "/metrics", "/docs", "/openapi.json", "/"])
