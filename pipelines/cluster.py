@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from components.common import environment
 from components.common.files import atomic_file
 from pipelines.cluster_settings import ClusterSettings, is_named, seconds
+from pipelines.pods import CERTIFICATES, certificate_variables
 
 if TYPE_CHECKING:
     from kfp.dsl import PipelineTask
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
 # Pods of KFP bear the run's id in this label.
 _RUN_ID_FIELD = "metadata.labels['pipeline/runid']"
 _ANY_USER = 10001
-_CERTIFICATES = "/etc/vitalfuse/ca-certificates"
-# Of boto3, of requests and so of MLflow, and of what uses OpenSSL or Go's library, such as KFP's launcher.
-_CERTIFICATE_VARIABLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 
 
 def compile_pipeline(output: Path, settings: ClusterSettings | None = None, *, shards: int = 1) -> None:
@@ -130,9 +128,9 @@ class ClusterTasks:
                 kubernetes.mount_pvc(task, volume.claim, volume.path)
         certificates = self._settings.ca_certificates
         if certificates:
-            kubernetes.use_config_map_as_volume(task, certificates.config_map, _CERTIFICATES)
-            for name in _CERTIFICATE_VARIABLES:
-                task.set_env_variable(name, f"{_CERTIFICATES}/{certificates.key}")
+            kubernetes.use_config_map_as_volume(task, certificates.config_map, CERTIFICATES)
+            for name, value in certificate_variables(certificates).items():
+                task.set_env_variable(name, value)
         scratch = self._settings.scratch
         if scratch and is_named(step, scratch.steps):
             kubernetes.add_ephemeral_volume(

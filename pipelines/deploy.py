@@ -12,7 +12,14 @@ import yaml
 
 from data_schemas.errors import InputError
 from pipelines.deploy_settings import DeploySettings
-from pipelines.pods import NO_SIDECAR, check_server_is_found, container_security, secret_variables
+from pipelines.pods import (
+    NO_SIDECAR,
+    certificate_variables,
+    certificate_volumes,
+    check_server_is_found,
+    container_security,
+    secret_variables,
+)
 from pipelines.registry import find_version, parse_version
 from pipelines.settings import Settings
 
@@ -152,7 +159,10 @@ def inference_service(settings: Settings, release: Release) -> Any:
         node_selector=deploy.node_selector or None,
         tolerations=[k8s.V1Toleration(**toleration.model_dump()) for toleration in deploy.tolerations] or None,
         containers=[_container(settings, release)],
-        volumes=[k8s.V1Volume(name="scratch", empty_dir=k8s.V1EmptyDirVolumeSource(size_limit=deploy.cache))],
+        volumes=[
+            k8s.V1Volume(name="scratch", empty_dir=k8s.V1EmptyDirVolumeSource(size_limit=deploy.cache)),
+            *certificate_volumes(settings.cluster.ca_certificates)[0],
+        ],
     )
     return V1beta1InferenceService(
         api_version="serving.kserve.io/v1beta1",
@@ -212,7 +222,10 @@ def _container(settings: Settings, release: Release) -> Any:
         liveness_probe=probe("/v2/health/live", initial_delay_seconds=15, period_seconds=10, failure_threshold=6),
         # Of the container, not of the pod: Knative refuses the pod's, unless its operators have allowed it.
         security_context=container_security(),
-        volume_mounts=[k8s.V1VolumeMount(name="scratch", mount_path=SCRATCH)],
+        volume_mounts=[
+            k8s.V1VolumeMount(name="scratch", mount_path=SCRATCH),
+            *certificate_volumes(settings.cluster.ca_certificates)[1],
+        ],
     )
 
 
@@ -258,6 +271,7 @@ def _environment(settings: Settings) -> list[Any]:
         "MLFLOW_TRACKING_URI": None if deploy.storage_uri else uri,
         "MLFLOW_S3_ENDPOINT_URL": None if deploy.storage_uri else settings.cluster.s3_endpoint,
         "STORAGE_URI": deploy.storage_uri,
+        **certificate_variables(settings.cluster.ca_certificates),
     }
     found = [k8s.V1EnvVar(name=name, value=value) for name, value in plain.items() if value]
     return found + secret_variables(deploy.secrets)

@@ -6,9 +6,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from data_schemas.errors import InputError
-from pipelines.cluster_settings import NAMESPACE, SecretKeys
+from pipelines.cluster_settings import NAMESPACE, CaCertificates, SecretKeys
 
 USER = 10001
+CERTIFICATES = "/etc/vitalfuse/ca-certificates"
+# Of boto3, of requests and so of MLflow, and of what uses OpenSSL or Go's library, such as KFP's launcher.
+_CERTIFICATE_VARIABLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 # Namespaces of KFP's profiles ask for Istio's sidecar. A restricted namespace refuses its rights, the network policies
 # its connections, and beside it a job never ends.
 NO_SIDECAR = {"sidecar.istio.io/inject": "false"}
@@ -78,6 +81,36 @@ def container_security() -> Any:
         read_only_root_filesystem=True,
         capabilities=k8s.V1Capabilities(drop=["ALL"]),
     )
+
+
+def certificate_variables(certificates: CaCertificates | None) -> dict[str, str]:
+    """Return the environment variables by which programs find the certificates that they trust.
+
+    Args:
+        certificates: The setting.
+
+    Returns:
+        Values by name; none without the setting.
+    """
+    return dict.fromkeys(_CERTIFICATE_VARIABLES, f"{CERTIFICATES}/{certificates.key}") if certificates else {}
+
+
+def certificate_volumes(certificates: CaCertificates | None) -> tuple[list[Any], list[Any]]:
+    """Return what shows the certificates to a container.
+
+    Args:
+        certificates: The setting.
+
+    Returns:
+        ``kubernetes.client.V1Volume`` and ``V1VolumeMount`` objects; none without the setting.
+    """
+    from kubernetes import client as k8s
+
+    if certificates is None:
+        return [], []
+    source = k8s.V1ConfigMapVolumeSource(name=certificates.config_map)
+    mount = k8s.V1VolumeMount(name="ca-certificates", mount_path=CERTIFICATES, read_only=True)
+    return [k8s.V1Volume(name="ca-certificates", config_map=source)], [mount]
 
 
 def secret_variables(secrets: list[SecretKeys]) -> list[Any]:

@@ -14,7 +14,15 @@ from components import image as images
 from components.train.pod import MODULE
 from data_schemas.errors import InputError
 from pipelines.cluster_settings import is_named, seconds
-from pipelines.pods import NO_SIDECAR, check_server_is_found, container_security, pod_security, secret_variables
+from pipelines.pods import (
+    NO_SIDECAR,
+    certificate_variables,
+    certificate_volumes,
+    check_server_is_found,
+    container_security,
+    pod_security,
+    secret_variables,
+)
 from pipelines.settings import Settings
 from training.addresses import NODE, PORT, TRAIN_JOB, TRAIN_NODES
 
@@ -207,6 +215,8 @@ def _pod(settings: Settings) -> Any:
         source = k8s.V1PersistentVolumeClaimVolumeSource(claim_name=volume.claim)
         volumes.append(k8s.V1Volume(name=f"claim-{number}", persistent_volume_claim=source))
         mounts.append(k8s.V1VolumeMount(name=f"claim-{number}", mount_path=volume.path))
+    authorities = certificate_volumes(cluster.ca_certificates)
+    volumes, mounts = volumes + authorities[0], mounts + authorities[1]
     return k8s.V1PodSpec(
         restart_policy="Never",
         service_account_name=wanted.service_account,
@@ -238,6 +248,7 @@ def _environment(settings: Settings) -> list[Any]:
     plain = dict(cluster.environment)
     plain |= {"MLFLOW_TRACKING_URI": cluster.mlflow_uri, "MLFLOW_REGISTRY_URI": cluster.mlflow_uri}
     plain["MLFLOW_EXPERIMENT_NAME"] = settings.tracking.experiment
+    plain |= certificate_variables(cluster.ca_certificates)
     if cluster.s3_endpoint:
         plain |= {"AWS_ENDPOINT_URL_S3": cluster.s3_endpoint, "MLFLOW_S3_ENDPOINT_URL": cluster.s3_endpoint}
     secrets = [secret for secret in cluster.secrets if secret.steps is None or is_named(_STEP, secret.steps)]

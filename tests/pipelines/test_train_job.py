@@ -169,6 +169,20 @@ def test_the_pods_may_do_next_to_nothing():
     assert "NetworkPolicy" not in rendered("train_job.network_policy=false")
 
 
+AUTHORITY = "cluster.ca_certificates={config_map: hospital-ca, key: hospital.pem}"
+
+
+def test_the_pods_trust_the_hospitals_own_authority():
+    predictor, container = pod(rendered(AUTHORITY))
+    (volume,) = [item for item in predictor["volumes"] if "configMap" in item]
+    assert volume["configMap"] == {"name": "hospital-ca"}
+    (mount,) = [item for item in container["volumeMounts"] if item["name"] == volume["name"]]
+    assert mount["readOnly"] is True
+    file = f"{mount['mountPath']}/hospital.pem"
+    found = {item["name"]: item.get("value") for item in container["env"]}
+    assert {found[name] for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")} == {file}
+
+
 def test_secrets_are_named_and_never_written(monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-hush")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hush-hush")
