@@ -1,4 +1,4 @@
-"""The one error that a user can mend: something is wrong with the input."""
+"""Errors told in one line: the one that a user can mend, and that of a store which may do better later."""
 
 from __future__ import annotations
 
@@ -49,6 +49,14 @@ class InputError(Exception):
     def __reduce__(self) -> tuple:
         """Keep the named parts when the error crosses a process boundary."""
         return (_rebuild, (self.problem, self.file, self.row, self.field, self.remedy))
+
+
+class StoreError(RuntimeError):
+    """A store of files that failed, was busy or out of reach; it may go better later.
+
+    The command line prints it without a traceback and exits with code 1, so that what runs the step may try it again.
+    The message names the location, and must hold no credentials.
+    """
 
 
 def _rebuild(problem: str, file: str | None, row: int | None, field: str | None, remedy: str | None) -> InputError:

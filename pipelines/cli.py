@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from components.common.mlflow_client import set_usual
-from data_schemas.errors import InputError
+from data_schemas.errors import InputError, StoreError
 from pipelines import cluster_cli, registry_commands
 from pipelines.cli_options import config_option as _config_option
 from pipelines.cli_options import manifest_command, writing
@@ -58,7 +58,7 @@ class _Commands(click.Group):
         except InputError as error:
             click.echo(f"vitalfuse: {error}", err=True)
             sys.exit(2)
-        except ServerError as error:
+        except (ServerError, StoreError) as error:
             click.echo(f"vitalfuse: {error}.", err=True)
             sys.exit(1)
         except OSError as error:

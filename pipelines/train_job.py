@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from components import image as images
-from components.train.pod import MODULE
+from components.train.pod import MODULE, check_apart
 from data_schemas.errors import InputError
 from pipelines.cluster_settings import is_named, seconds
 from pipelines.pods import (
@@ -52,14 +52,15 @@ def render(settings: Settings, *, features: str, embedding: str, model: str) -> 
         TrainingRuntime and TrainJob and, where it is asked for, their NetworkPolicy, as JSON values.
 
     Raises:
-        InputError: A location is no S3 prefix and not in a claim that the pods see, too many nodes are wanted, or the
-            pods would look for MLflow or S3 in a namespace where it is not.
+        InputError: A location is no S3 prefix and not in a claim that the pods see, the model would be written over an
+            input, too many nodes are wanted, or the pods would look for MLflow or S3 in a namespace where it is not.
     """
     from kubernetes.client import ApiClient
 
     locations = [features, embedding, model]
     for location in locations:
         _check_location(settings, location)
+    check_apart(model, [features, embedding])
     _check_servers(settings, locations)
     objects = [training_runtime(settings), train_job(settings, locations)]
     if settings.train_job.network_policy:

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import os
+import re
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from components.common.files import atomic_file
+from components.ingest.s3_errors import s3_errors
 from components.ingest.settings import IngestSettings, PhysioNet2012Source
 from data_schemas.errors import InputError
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
 _S3 = "s3://"
+_REMOTE = "Check credentials and rights there, and that nobody moves its objects meanwhile"
 _NOT_THERE = "Check the path in the settings; relative paths start at the current directory"
+
+
+# How Python reads the bytes of a file name that are not UTF-8.
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,8 @@ class ListedFile:
 def list_location(location: str) -> list[ListedFile]:
     """List the files of a location, in name order, without reading them.
 
+    Files whose own names begin with a dot are left out.
+
     Args:
         location: A local file or folder, or ``s3://bucket/prefix``.
 
@@ -45,7 +59,8 @@ def list_location(location: str) -> list[ListedFile]:
         At least one file.
 
     Raises:
-        InputError: Nothing is there, or the store cannot be reached.
+        InputError: Nothing is there, the store refuses it, or a name can't be used.
+        StoreError: The store failed.
     """
     listed = _list_s3(location) if location.startswith(_S3) else _list_local(location)
     if not listed:
@@ -59,12 +74,32 @@ def _list_local(location: str) -> list[ListedFile]:
         paths = [(root.name, root)]
     else:
         paths = [(path.relative_to(root).as_posix(), path) for path in root.rglob("*") if path.is_file()]
+    paths = [(name, path) for name, path in paths if not _is_hidden(name)]
+    _check_encoding(location, [name for name, _ in paths])
     return [
         ListedFile(name=name, size=status.st_size, stamp=str(status.st_mtime_ns))
         for name, path in paths
-        if not path.name.startswith(".")
         for status in [path.stat()]
     ]
+
+
+def _is_hidden(name: str) -> bool:
+    return name.rpartition("/")[2].startswith(".")
+
+
+def _check_encoding(location: str, names: list[str]) -> None:
+    """Refuse names that no digest, manifest or table could hold; Python reads their bytes as lone surrogates.
+
+    The message has the location and the odd bytes, not the file's name, which may be a patient's.
+    """
+    odd = next(filter(None, map(_NOT_UTF8.findall, names)), None)
+    if odd:
+        shown = "".join(f"\\x{byte:02x}" for byte in os.fsencode("".join(odd)))
+        raise InputError(
+            f"the name of a file or folder is not UTF-8: it has the bytes {shown}",
+            file=location,
+            remedy="Rename it; find . | grep -axv '.*' lists such names",
+        )
 
 
 def _split_s3(location: str) -> tuple[str, str]:
@@ -74,21 +109,15 @@ def _split_s3(location: str) -> tuple[str, str]:
 
 def _list_s3(location: str) -> list[ListedFile]:
     import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
 
     bucket, prefix = _split_s3(location)
     folder = prefix if prefix.endswith("/") or not prefix else f"{prefix}/"
-    try:
+    remedy = "Check bucket, credentials and AWS_ENDPOINT_URL in the environment"
+    with s3_errors(location, "cannot be listed", remedy, ValueError):
         pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         objects = [entry for page in pages for entry in page.get("Contents", [])]
-    except (BotoCoreError, ClientError, ValueError) as error:
-        raise InputError(
-            f"cannot be listed ({_cause(error)})",
-            file=location,
-            remedy="Check bucket, credentials and AWS_ENDPOINT_URL in the environment",
-        ) from error
     wanted = [entry for entry in objects if entry["Key"] == prefix or entry["Key"].startswith(folder)]
-    return [
+    listed = [
         ListedFile(
             name=PurePosixPath(entry["Key"]).name if entry["Key"] == prefix else entry["Key"].removeprefix(folder),
             size=entry["Size"],
@@ -96,14 +125,21 @@ def _list_s3(location: str) -> list[ListedFile]:
             key=entry["Key"],
         )
         for entry in wanted
+        # Markers of folders, which consoles make.
         if not entry["Key"].endswith("/")
     ]
+    if any(not _stays_below(entry.name) for entry in listed):
+        raise InputError(
+            "has an object whose name leads out of the prefix: between slashes it has nothing, or . or ..",
+            file=location,
+            remedy="Rename it in the bucket, or name a prefix without it",
+        )
+    return [entry for entry in listed if not _is_hidden(entry.name)]
 
 
-def _cause(error: Exception) -> str:
-    """Return S3's own word for a refusal, such as NoSuchBucket, else the kind of error."""
-    response = getattr(error, "response", None) or {}
-    return response.get("Error", {}).get("Code") or type(error).__name__
+def _stays_below(name: str) -> bool:
+    """Tell whether a name, put behind a folder, is a path in it, and the only way to write that path."""
+    return not {"", ".", ".."} & set(name.split("/"))
 
 
 class SourceFiles:
@@ -119,7 +155,8 @@ class SourceFiles:
         single: Whether the location is one file.
 
     Raises:
-        InputError: Nothing is there, or the store cannot be reached.
+        InputError: Nothing is there, the store refuses it, or a name can't be used.
+        StoreError: The store failed.
     """
 
     def __init__(self, location: str, stack: ExitStack) -> None:
@@ -128,14 +165,32 @@ class SourceFiles:
         self._listed = {entry.name: entry for entry in list_location(location)}
         self._remote = location.startswith(_S3)
         self._copy: Path | None = None
-        if self._remote and any(".." in name.split("/") for name in self._listed):
-            raise InputError("has an object whose name leads out of the prefix", file=location)
         self.names = sorted(self._listed, key=lambda name: name.split("/"))
         self.name = PurePosixPath(location).name
         if self._remote:
             self.single = len(self.names) == 1 and self._listed[self.names[0]].key == _split_s3(location)[1]
         else:
             self.single = Path(location).is_file()
+
+    @property
+    def listed(self) -> Iterable[ListedFile]:
+        """The files in the order of the listing."""
+        return self._listed.values()
+
+    def check_unchanged(self) -> None:
+        """Make sure that what was read is what was listed; files that came since were not read.
+
+        Raises:
+            InputError: A file was written or removed since it was listed.
+            StoreError: The store failed.
+        """
+        same = sum(self._listed.get(entry.name) == entry for entry in list_location(self.location))
+        if same < len(self._listed):
+            raise InputError(
+                f"{len(self._listed) - same} of {len(self._listed)} files were written or removed while they were read",
+                file=self.location,
+                remedy=CHANGED_REMEDY,
+            )
 
     def __contains__(self, name: str) -> bool:
         """Tell whether there is a file of that name."""
@@ -166,7 +221,8 @@ class SourceFiles:
             name: One of ``names``.
 
         Raises:
-            InputError: The object cannot be downloaded.
+            InputError: The store refuses the object.
+            StoreError: The store failed.
         """
         return self.paths([name])[0]
 
@@ -177,7 +233,8 @@ class SourceFiles:
             names: Some of ``names``.
 
         Raises:
-            InputError: An object cannot be downloaded.
+            InputError: The store refuses an object.
+            StoreError: The store failed.
         """
         if not self._remote:
             root = Path(self.location)
@@ -202,18 +259,55 @@ class SourceFiles:
             A binary stream that can seek.
 
         Raises:
-            InputError: The object cannot be read.
+            InputError: The store refuses the object.
+            StoreError: The store failed; reading from the stream raises it too.
         """
         if not self._remote or (self._copy is not None and (self._copy / name).is_file()):
             return self.path(name).open("rb")
         import boto3
-        import smart_open
+        import smart_open.s3
 
-        address = f"{_S3}{_split_s3(self.location)[0]}/{self._listed[name].key}"
-        try:
-            return smart_open.open(address, "rb", transport_params={"client": boto3.client("s3")})
-        except OSError as error:
-            raise InputError("cannot be read", file=name, remedy="Check credentials and network") from error
+        bucket, key = _split_s3(self.location)[0], self._listed[name].key
+        with _reading(self.location):
+            return io.BufferedReader(
+                _S3Stream(smart_open.s3.open(bucket, key, "rb", client=boto3.client("s3")), self.location)
+            )
+
+
+class _S3Stream(io.RawIOBase):
+    """An object whose reading tells of errors of the store as such: readers take an OSError for a broken file."""
+
+    def __init__(self, stream: io.BufferedIOBase, location: str) -> None:
+        self._stream = stream
+        self._location = location
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
+        with _reading(self._location):
+            read = self._stream.read(len(view))
+        view[: len(read)] = read
+        return len(read)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        with _reading(self._location):
+            return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+def _reading(location: str) -> AbstractContextManager[None]:
+    return s3_errors(location, "cannot be read", _REMOTE, OSError)
 
 
 @dataclass(frozen=True)
@@ -255,7 +349,6 @@ def one_file(location: str, stack: ExitStack) -> tuple[SourceFiles, str]:
 
 def _download(location: str, listed: list[ListedFile], folder: Path) -> None:
     import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
 
     if not listed:
         return
@@ -266,13 +359,21 @@ def _download(location: str, listed: list[ListedFile], folder: Path) -> None:
         with atomic_file(folder / entry.name) as temporary:
             client.download_file(bucket, entry.key, str(temporary))
 
-    try:
-        with ThreadPoolExecutor(max_workers=8) as pool:
-            list(pool.map(fetch, listed))
-    except (BotoCoreError, ClientError) as error:
-        raise InputError(
-            f"cannot be downloaded ({_cause(error)})", file=location, remedy="Check credentials and network"
-        ) from error
+    with s3_errors(location, "cannot be downloaded", _REMOTE), ThreadPoolExecutor(max_workers=8) as pool:
+        list(pool.map(fetch, listed))
+
+
+def overlap(first: str, second: str) -> bool:
+    """Tell whether two locations are the same, or one lies in the other, by their names.
+
+    Args:
+        first: A path, or ``s3://bucket/prefix``.
+        second: Likewise.
+    """
+    if first.startswith(_S3) != second.startswith(_S3):
+        return False
+    one, other = (PurePosixPath("/", location.removeprefix(_S3).lstrip("/")) for location in (first, second))
+    return one.is_relative_to(other) or other.is_relative_to(one)
 
 
 def all_locations(settings: IngestSettings) -> list[str]:
@@ -305,10 +406,27 @@ def source_digest(settings: IngestSettings) -> str:
         SHA-256, hexadecimal.
 
     Raises:
-        InputError: A source is not there.
+        InputError: A source is not there, or can't be listed.
+        StoreError: A store failed.
     """
+    return _digest((location, list_location(location)) for location in all_locations(settings))
+
+
+def opened_digest(files: Iterable[SourceFiles]) -> str:
+    """Return the digest of the listings by which files are read.
+
+    Args:
+        files: The locations, in the order of ``all_locations``.
+
+    Returns:
+        What ``source_digest`` returned at the time when they were opened.
+    """
+    return _digest((one.location, one.listed) for one in files)
+
+
+def _digest(listings: Iterable[tuple[str, Iterable[ListedFile]]]) -> str:
     digest = hashlib.sha256()
-    for location in all_locations(settings):
-        for entry in list_location(location):
+    for location, listed in listings:
+        for entry in listed:
             digest.update(f"{location}\0{entry.name}\0{entry.size}\0{entry.stamp}\n".encode())
     return digest.hexdigest()

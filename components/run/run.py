@@ -69,6 +69,7 @@ def open_pipeline_run(settings: dict[str, Any], mlflow_run_id: str = "") -> Open
     Raises:
         InputError: A source or the baseline is not there, the pods have no MLflow server, theirs does not have the
             run that was opened before, or their account may not write into the experiment.
+        StoreError: The store of a source failed.
     """
     if not tracking_enabled():
         # The last steps, hours later, could not register.

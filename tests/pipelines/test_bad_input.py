@@ -335,6 +335,23 @@ def test_s3_without_credentials(project, vitalfuse, no_credentials):
     _is_told_before_any_step(project, result, "s3://ward/export: cannot be listed (NoCredentialsError)", "credentials")
 
 
+def test_s3_that_is_out_of_reach_is_no_bad_input(project, vitalfuse, no_credentials, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "hush-hush")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with socket.socket() as taken:
+        # Nobody listens, and nobody else can.
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        result = vitalfuse("run", "--config", "settings.yaml", "--set", "ingest.sources.0.path=s3://ward/export")
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("vitalfuse: s3://ward/export: cannot be listed (EndpointConnectionError). ")
+    assert "try again" in line and "hush" not in result.output
+    assert not (project / "workspace").exists()
+
+
 @pytest.mark.parametrize(
     ("path", "words"),
     [

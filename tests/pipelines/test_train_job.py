@@ -229,6 +229,15 @@ def test_a_server_that_the_namespace_finds_is_taken():
     assert rendered(*named, EVERYTHING[6], "cluster.s3_endpoint=http://s3:8333", **claimed)
 
 
+@pytest.mark.parametrize("prefix", ["s3://bucket", "/data"])
+@pytest.mark.parametrize("model", ["run", "run/features", "run//embedding/", "run/features/model"])
+def test_a_model_that_would_be_written_over_its_inputs_is_refused(prefix, model):
+    inputs = {name: f"{prefix}/run/{name}" for name in ("features", "embedding")}
+    with pytest.raises(InputError, match=f"this place is, contains or lies in {prefix}/run/"):
+        rendered(EVERYTHING[6], **inputs, model=f"{prefix}/{model}")
+    assert rendered(EVERYTHING[6], **inputs, model=f"{prefix}/run/features2")
+
+
 def test_a_location_in_a_claim_is_taken():
     assert rendered(EVERYTHING[6], model="/data/models/7")["TrainJob"]["spec"]["trainer"]["args"][2] == "/data/models/7"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
@@ -21,7 +22,7 @@ from components.embed_text.settings import EmbedTextSettings
 from components.train.pod import MODULE, check_target, deliver, fetch_folder
 from components.train.settings import TrainSettings
 from components.train.train import train_candidate
-from data_schemas.errors import InputError
+from data_schemas.errors import InputError, StoreError
 from data_schemas.features import Features
 from data_schemas.predictions import class_probabilities, read_predictions
 from tests.training.synthetic import make_features
@@ -96,13 +97,115 @@ def test_a_folder_of_a_claim_is_used_where_it_is_and_replaced_as_a_whole(folder,
 
 
 def test_a_target_that_can_not_be_written_is_told_before_the_fit(bucket, tmp_path):
-    check_target("s3://ward/m")
-    check_target(str(tmp_path / "new" / "m"))
+    check_target("s3://ward/m", [])
+    check_target(str(tmp_path / "new" / "m"), [])
     with pytest.raises(InputError, match="the bucket can't be reached"):
-        check_target("s3://nowhere/m")
+        check_target("s3://nowhere/m", [])
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="can't be written"):
-        check_target(str(tmp_path / "file" / "m"))
+        check_target(str(tmp_path / "file" / "m"), [])
+
+
+@pytest.mark.parametrize("prefix", ["s3://ward", "/claim"])
+@pytest.mark.parametrize("name", ["run", "run/f", "run//f/", "run/./f", "run/f/model"])
+def test_the_model_is_not_written_over_its_inputs(prefix, name):
+    with pytest.raises(InputError, match=f"is, contains or lies in {prefix}/run/f"):
+        check_target(f"{prefix}/{name}", [f"{prefix}/other/e", f"{prefix}/run/f"])
+
+
+def test_the_model_stands_beside_its_inputs(bucket, tmp_path):
+    (tmp_path / "run" / "f").mkdir(parents=True)
+    check_target(str(tmp_path / "run" / "f2"), [str(tmp_path / "run" / "f"), "s3://ward/run"])
+    check_target("s3://ward/run/f2", ["s3://ward/run/f", "s3://ward-2/run/f2", "/ward"])
+
+
+def test_links_do_not_hide_that_the_model_is_written_over_its_inputs(tmp_path):
+    features = tmp_path / "run" / "f"
+    features.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    for target in ("link", "link/f", "link/f/new"):
+        with pytest.raises(InputError, match="written over its input"):
+            check_target(str(tmp_path / target), [str(features)])
+        with pytest.raises(InputError, match="written over its input"):
+            check_target(str(tmp_path / target.replace("link", "run")), [str(tmp_path / "link" / "f")])
+    check_target(str(tmp_path / "link" / "new"), [str(features)])
+
+
+@pytest.mark.parametrize(
+    ("record", "taken"),
+    [
+        ({"step": "train"}, True),
+        ({"step": "preprocess"}, False),
+        ({}, False),
+        ([], False),
+        (None, False),
+    ],
+)
+def test_only_an_earlier_model_is_replaced(tmp_path, record, taken):
+    target = tmp_path / "m"
+    target.mkdir()
+    check_target(str(target), [])
+    (target / "model.keras").touch()
+    if record is not None:
+        (target / "record.json").write_text(json.dumps(record))
+    if taken:
+        check_target(str(target), [])
+    else:
+        with pytest.raises(InputError, match="holds something else than an earlier model"):
+            check_target(str(target), [])
+    assert (target / "model.keras").exists()
+
+
+def test_a_file_is_not_replaced_by_a_model(tmp_path):
+    (tmp_path / "m").touch()
+    with pytest.raises(InputError, match="holds something else than an earlier model"):
+        check_target(str(tmp_path / "m"), [])
+
+
+def test_an_object_whose_name_leads_elsewhere_is_not_fetched(bucket, tmp_path):
+    evil = tmp_path / "evil.npy"
+    bucket.put_object(Bucket="ward", Key=f"run/f/{evil}", Body=b"evil")
+    bucket.put_object(Bucket="ward", Key="run/f/series.npy", Body=b"1")
+    with ExitStack() as stack, pytest.raises(InputError, match="leads out of the prefix"):
+        fetch_folder("s3://ward/run/f", stack)
+    assert not evil.exists()
+
+
+def test_a_store_that_fails_is_no_fault_of_the_target(bucket, folder, s3_answers):
+    s3_answers(503, "SlowDown")
+    with pytest.raises(StoreError, match=r"^s3://ward/m: the bucket can't be reached \(503\)"):
+        check_target("s3://ward/m", [])
+    with pytest.raises(StoreError, match=r"^s3://ward/m: can't be written \(SlowDown\)"):
+        deliver(folder, "s3://ward/m")
+    s3_answers(403, "AccessDenied")
+    with pytest.raises(InputError, match=r"the bucket can't be reached \(403\)"):
+        check_target("s3://ward/m", [])
+    with pytest.raises(InputError, match=r"can't be written \(AccessDenied\)"):
+        deliver(folder, "s3://ward/m")
+
+
+@pytest.mark.parametrize(("endpoint", "code"), [("http://127.0.0.1:{port}", 1), ("no address", 2)])
+def test_the_exit_code_tells_whether_a_pod_is_to_be_started_anew(credentials, endpoint, code, tmp_path):
+    with socket.socket() as unused:
+        # Bound, but nobody listens: the connection is refused.
+        unused.bind(("127.0.0.1", 0))
+        ended = subprocess.run(
+            [sys.executable, "-m", MODULE, "s3://ward/f", "s3://ward/e", "s3://ward/m", SETTINGS.model_dump_json()],
+            env={
+                **os.environ,
+                "AWS_ENDPOINT_URL_S3": endpoint.format(port=unused.getsockname()[1]),
+                "AWS_MAX_ATTEMPTS": "1",
+                "NO_PROXY": "127.0.0.1",
+                "TF_CONFIG": tf_config(loopback_addresses(2), 0),
+                "PYTHONPATH": str(ROOT),
+            },
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+    (line,) = ended.stderr.splitlines()
+    assert ended.returncode == code
+    assert line.startswith("vitalfuse: s3://ward/f: cannot be listed (") and "testing" not in line
 
 
 @contextmanager
