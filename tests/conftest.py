@@ -32,6 +32,9 @@ def _what_a_file_sets_ends_with_it() -> Iterator[None]:
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         del os.environ[name]
     os.environ.update(before)
+    if "boto3" in sys.modules:
+        # It remembers credentials.
+        sys.modules["boto3"].DEFAULT_SESSION = None
     # A server freezes what it has loaded.
     gc.unfreeze()
 

@@ -17,7 +17,8 @@ def ingest(
 
     Args:
         settings: Section ``ingest`` of the settings.
-        source_digest: Digest of the source's listing (names, sizes, times or etags): part of the cache key.
+        source_digest: Digest of the source's listing (names, sizes, times or etags): part of the cache key. Where the
+            source has another one by now, the step ends.
         code_version: Package version and digest of the sources of this step: part of the cache key. Where the
             image holds other code, the step ends.
         cohort: The cohort folder.
@@ -33,7 +34,11 @@ def ingest(
         from components.ingest.settings import IngestSettings
 
         return ingest_sources(
-            output, IngestSettings.model_validate(settings), pseudonym_key=pseudonym_key(), progress=progress
+            output,
+            IngestSettings.model_validate(settings),
+            pseudonym_key=pseudonym_key(),
+            listing=source_digest,
+            progress=progress,
         )
 
     run_step("ingest", core, output=Path(cohort.path), code_version=code_version, record=Path(record.path))
@@ -48,7 +53,8 @@ def ingest_shard(
     Args:
         settings: Section ``ingest`` of the settings.
         shard: Which one, such as ``2-of-8``.
-        source_digest: Digest of the source's listing (names, sizes, times or etags): part of the cache key.
+        source_digest: Digest of the source's listing (names, sizes, times or etags): part of the cache key. Where the
+            source has another one by now, the step ends.
         code_version: Package version and digest of the sources of this step: part of the cache key. Where the
             image holds other code, the step ends.
         part: The part of the cohort.
@@ -68,6 +74,7 @@ def ingest_shard(
             IngestSettings.model_validate(settings),
             Shard.parse(shard),
             pseudonym_key=pseudonym_key(),
+            listing=source_digest,
             progress=progress,
         )
 

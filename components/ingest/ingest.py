@@ -24,7 +24,14 @@ from components.ingest.clean import (
 from components.ingest.digest import streams_digest
 from components.ingest.images import decode_images
 from components.ingest.labels import adjudicate, assign_labels, count_votes, read_label_file, take_known_labels
-from components.ingest.locations import FileGroup, SourceFiles, one_file, source_digest
+from components.ingest.locations import (
+    CHANGED_REMEDY,
+    FileGroup,
+    SourceFiles,
+    one_file,
+    opened_digest,
+    source_digest,
+)
 from components.ingest.merge import merge_parts
 from components.ingest.parts import PIXELS_FILE, CohortPart, ListedSource, PartFacts, open_part, write_part
 from components.ingest.patient_shard import PatientShard
@@ -48,6 +55,7 @@ def ingest_sources(
     settings: IngestSettings,
     *,
     pseudonym_key: bytes,
+    listing: str | None = None,
     progress: Callable[[str], None] = ignore_progress,
 ) -> StepResult:
     """Read all sources into a cohort folder; either the whole folder is written, or nothing.
@@ -56,19 +64,20 @@ def ingest_sources(
         output: The cohort folder to write.
         settings: Section ``ingest``.
         pseudonym_key: Secret key of the patients' pseudonyms; results do not depend on it.
+        listing: From ``source_digest``, by which the result is cached; None: whatever is there.
         progress: Called with a few words on what is being done.
 
     Returns:
         Counts, rejected rows by reason, corrections and annotator agreement.
 
     Raises:
-        InputError: A source is not there, a row is malformed (unless ``on_bad_row`` is "reject"), a channel is never
-            measured, or the cohort is empty or has a single class.
+        InputError: A source is not there, or changed since it was listed; a row is malformed (unless ``on_bad_row`` is
+            "reject"), a channel is never measured, or the cohort is empty or has a single class.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     # Beside the output, where there has to be room for it anyway.
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", suffix=".partial", dir=output.parent) as folder:
-        part = _read_part(Path(folder), settings, Shard(), pseudonym_key, progress)
+        part = _read_part(Path(folder), settings, Shard(), pseudonym_key, listing, progress)
         return merge_parts([part], output, settings, progress)
 
 
@@ -78,6 +87,7 @@ def ingest_shard(
     shard: Shard,
     *,
     pseudonym_key: bytes,
+    listing: str | None = None,
     progress: Callable[[str], None] = ignore_progress,
 ) -> StepResult:
     """Read one shard of the patients of all sources; what concerns the whole cohort is left to ``merge_shards``.
@@ -87,17 +97,18 @@ def ingest_shard(
         settings: Section ``ingest``.
         shard: Which patients.
         pseudonym_key: Secret key of the patients' pseudonyms, the same for all shards.
+        listing: As for ``ingest_sources``.
         progress: Called with a few words on what is being done.
 
     Returns:
         Rows of each table.
 
     Raises:
-        InputError: A source is not there, holds no patient, or a row of this shard is malformed (unless ``on_bad_row``
-            is "reject").
+        InputError: A source is not there, changed since it was listed, or holds no patient; a row of this shard is
+            malformed (unless ``on_bad_row`` is "reject").
     """
     with atomic_folder(output) as folder:
-        part = _read_part(folder, settings, shard, pseudonym_key, progress)
+        part = _read_part(folder, settings, shard, pseudonym_key, listing, progress)
         progress("writing")
         write_part(folder, part)
     metrics = {f"{name}_rows": float(len(table)) for name, table in part.tables.items() if not isinstance(table, Path)}
@@ -132,16 +143,26 @@ def merge_shards(
 
 
 def _read_part(
-    folder: Path, settings: IngestSettings, shard: Shard, pseudonym_key: bytes, progress: Callable[[str], None]
+    folder: Path,
+    settings: IngestSettings,
+    shard: Shard,
+    pseudonym_key: bytes,
+    listing: str | None,
+    progress: Callable[[str], None],
 ) -> CohortPart:
     """Read a shard of all sources; only the images are written, into the folder."""
     catalogue = load_catalogue()
     _check_channels(settings, catalogue)
     rejections = Rejections(settings.on_bad_row)
-    listing = source_digest(settings)
     with ExitStack() as stack:
         sources = [open_source(source, stack) for source in settings.sources]
         label_file = one_file(settings.labels.file, stack) if settings.labels else None
+        # In the order of ``all_locations``.
+        files = [source.files for source in sources]
+        files += [named[0] for named in (*(source.outcomes for source in sources), label_file) if named]
+        found = opened_digest(files)
+        if listing is not None and listing != found:
+            raise InputError("changed since the run began", file="sources", remedy=CHANGED_REMEDY)
         patient_shard = _find_patients(sources, shard, settings, progress)
         tables = []
         for position, source in enumerate(sources, start=1):
@@ -162,7 +183,7 @@ def _read_part(
         facts |= {
             "number": shard.number,
             "count": shard.count,
-            "source_digest": listing,
+            "source_digest": found,
             "patient_digest": listing_digest(patient_shard.listed, pseudonym_key),
             "offered": list(cleaned.offered),
             "measured": sorted(str(name) for name in cohort["observations"]["channel"].unique()),
@@ -173,6 +194,8 @@ def _read_part(
             "sources": _listed_sources(tables, label_file, shard),
             "provenance": _provenance(settings, tables),
         }
+        for one in files:
+            one.check_unchanged()
         return CohortPart(PartFacts.model_validate(facts), dict(cohort), folder / PIXELS_FILE)
 
 

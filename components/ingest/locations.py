@@ -7,6 +7,7 @@ import io
 import os
 import re
 import tempfile
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _S3 = "s3://"
 _REMOTE = "Check credentials and rights there, and that nobody moves its objects meanwhile"
+CHANGED_REMEDY = "Start a new run once nothing is written there any more; results so far are kept under their own names"
 _NOT_THERE = "Check the path in the settings; relative paths start at the current directory"
 
 

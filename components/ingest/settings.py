@@ -8,6 +8,7 @@ from zoneinfo import available_timezones
 from pydantic import AfterValidator, Field, model_validator
 
 from components.common.settings import Section
+from components.common.uris import holds_credentials
 
 
 def _known_time_zone(name: str) -> str:
@@ -17,7 +18,15 @@ def _known_time_zone(name: str) -> str:
 
 
 TimeZone = Annotated[str, AfterValidator(_known_time_zone)]
-Location = Annotated[str, Field(min_length=1)]
+
+
+def _without_credentials(location: str) -> str:
+    if location.startswith("s3://") and holds_credentials(location):
+        raise ValueError("holds credentials; leave them to the environment, as AWS_ACCESS_KEY_ID has them")
+    return location
+
+
+Location = Annotated[str, Field(min_length=1), AfterValidator(_without_credentials)]
 _PATH = "Folder or file, relative to the current directory, or s3://bucket/prefix"
 
 

@@ -62,7 +62,7 @@ def _tasks():
     before = ("ingest", "validate", "preprocess", "embed_text", "train", "compare", "register")
     tasks = {
         "open_run": Task("open_run", {"settings": SETTINGS, "mlflow_run_id": ""}),
-        "ingest": _step("ingest", {}, "cohort", "record", source_digest="0"),
+        "ingest": _step("ingest", {}, "cohort", "record"),
         "validate": _step("validate", {"cohort": cohort}, "validation", "record", baseline=""),
         "preprocess": _step("preprocess", {"cohort": cohort, "validation": validation}, "features", "record"),
         "embed_text": _step("embed_text", {"features": features}, "embedding", "record"),
@@ -101,7 +101,11 @@ def _tasks():
     tasks["close_run"] = Task("close_run", {"status": {"state": "SUCCEEDED", "pipelineTaskName": "steps"}})
     for shard in SHARDS:
         tasks[f"ingest_shard-{shard}"] = _step(
-            "ingest_shard", {}, "part", section="ingest", shard=shard, source_digest="0"
+            "ingest_shard",
+            {},
+            "part",
+            section="ingest",
+            shard=shard,
         )
     parts = [f"ingest_shard-{shard}/part" for shard in SHARDS]
     tasks["merge_cohort"] = _step("merge_cohort", {"parts": parts}, "cohort", "record", section="ingest")
@@ -190,7 +194,11 @@ def chain(built, tmp_path_factory):
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
     client.create_experiment("vitalfuse", artifact_location="file:///data/mlartifacts")
     _all_writable(folder)
-    return folder, {name: _run_task(built, folder, name) for name in TASKS}
+    ended = {}
+    for name, task in TASKS.items():
+        listed = {"source_digest": (folder / "open_run" / "sources").read_text()} if "ingest" in task.component else {}
+        ended[name] = _run_task(built, folder, name, listed)
+    return folder, ended
 
 
 @pytest.mark.parametrize("name", TASKS)

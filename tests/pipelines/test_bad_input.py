@@ -328,6 +328,16 @@ def no_credentials(project, monkeypatch):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(project / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(project / "none"))
+    # It remembers credentials.
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
+
+
+def test_credentials_in_the_address_of_a_source_are_refused_and_not_repeated(project, vitalfuse):
+    result = vitalfuse(
+        "run", "--config", "settings.yaml", "--set", "ingest.sources.0.path=s3://AKIA:hush/2@ward/export"
+    )
+    _is_told_before_any_step(project, result, "ingest.sources.0.path", "holds credentials", "AWS_ACCESS_KEY_ID")
+    assert "hush" not in result.output
 
 
 def test_s3_without_credentials(project, vitalfuse, no_credentials):

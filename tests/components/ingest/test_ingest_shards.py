@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from components.common.shards import Shard, shard_names
+from components.ingest import ingest
 from components.ingest.demo.generate import generate_source
 from components.ingest.demo.settings import DemoSettings
-from components.ingest.ingest import ingest_shard, ingest_sources, merge_shards
+from components.ingest.ingest import ingest_shard, ingest_sources, merge_shards, source_digest
 from components.ingest.settings import IngestSettings
 from data_schemas.cohort import Cohort
 from data_schemas.errors import InputError
@@ -326,6 +328,34 @@ def test_parts_of_other_shards_are_refused(export, tmp_path):
     shutil.rmtree(tmp_path / "2-of-2")
     with pytest.raises(InputError, match="is not a part of a cohort"):
         merge_shards([tmp_path / "1-of-2", tmp_path / "2-of-2"], tmp_path / "cohort", section)
+
+
+@pytest.mark.parametrize("shard", [Shard(), Shard(1, 2)])
+def test_a_source_that_is_written_while_it_is_read_is_refused(export, tmp_path, monkeypatch, shard):
+    """Else a part of the patients could be those of before, and the cache would hold them under the wrong name."""
+    section = IngestSettings.model_validate({"name": "x", "sources": [_export(export)]})
+    listing = source_digest(section)
+    find = ingest._find_patients
+
+    def read(output, **more):
+        if shard.count == 1:
+            return ingest_sources(output, section, pseudonym_key=KEY, **more)
+        return ingest_shard(output, section, shard, pseudonym_key=KEY, **more)
+
+    def find_while_somebody_writes(*arguments):
+        (export / "unread.csv").write_text("a\n1\n")
+        found = find(*arguments)
+        os.utime(export / "patients.csv", ns=(1, 1))
+        return found
+
+    monkeypatch.setattr(ingest, "_find_patients", find_while_somebody_writes)
+    with pytest.raises(InputError, match=r"1 of .* files were written or removed while they were read.*new run"):
+        read(tmp_path / "out", listing=listing)
+    monkeypatch.setattr(ingest, "_find_patients", find)
+    with pytest.raises(InputError, match="changed since the run began"):
+        read(tmp_path / "out", listing=listing)
+    assert not (tmp_path / "out").exists()
+    read(tmp_path / "out", listing=source_digest(section))
 
 
 def test_parts_of_a_source_that_changed_meanwhile_are_refused(export, tmp_path):
