@@ -184,6 +184,10 @@ def _all_writable(folder):
         path.chmod(0o777 if path.is_dir() else 0o666)
 
 
+def _opened(folder):
+    return json.loads((folder / "open_run" / "executor_output.json").read_text())["parameterValues"]
+
+
 @pytest.fixture(scope="module")
 def chain(built, tmp_path_factory):
     """All tasks of a run, one container after the other; exit codes and output by task."""
@@ -196,8 +200,8 @@ def chain(built, tmp_path_factory):
     _all_writable(folder)
     ended = {}
     for name, task in TASKS.items():
-        listed = {"source_digest": (folder / "open_run" / "sources").read_text()} if "ingest" in task.component else {}
-        ended[name] = _run_task(built, folder, name, listed)
+        parameters = {"source_digest": _opened(folder)["sources"]} if "ingest" in task.component else {}
+        ended[name] = _run_task(built, folder, name, parameters)
     return folder, ended
 
 
@@ -252,7 +256,10 @@ def test_the_steps_logged_under_one_run_that_is_closed(chain):
 
 def test_a_failing_step_fails_its_container(built, chain):
     folder, _ = chain
-    code, _ = _run_task(built, folder, "ingest", VITALFUSE_PSEUDONYM_KEY="short", VITALFUSE_RUN_FOLDER="/data/failed")
+    listed = {"source_digest": _opened(folder)["sources"]}
+    code, _ = _run_task(
+        built, folder, "ingest", listed, VITALFUSE_PSEUDONYM_KEY="short", VITALFUSE_RUN_FOLDER="/data/failed"
+    )
     assert code == 2
     event = json.loads((folder / "failed" / "events" / "ingest.jsonl").read_text().splitlines()[-1])
     assert event["state"] == "failed"
@@ -261,7 +268,7 @@ def test_a_failing_step_fails_its_container(built, chain):
 
 def test_an_image_of_other_code_does_no_work(chain, built):
     folder, _ = chain
-    other = {"code_version": "0.0.1+000000000000"}
+    other = {"code_version": "0.0.1+000000000000", "source_digest": _opened(folder)["sources"]}
     code, _ = _run_task(built, folder, "ingest", other, VITALFUSE_RUN_FOLDER="/data/other")
     assert code == 2
     event = json.loads((folder / "other" / "events" / "ingest.jsonl").read_text().splitlines()[-1])
