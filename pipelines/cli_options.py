@@ -106,7 +106,8 @@ def writing(output: Path) -> Iterator[None]:
         yield
     except OSError as error:
         # Where the folder to make is a file, the system speaks of a file that exists.
-        cause = "its folder is a file" if isinstance(error, FileExistsError) else error.strerror
+        in_the_way = next((folder for folder in output.parents if folder.is_file()), None)
+        cause = f"{in_the_way} is a file" if in_the_way else error.strerror or error
         raise InputError(
             f"can't be written ({cause})",
             file=str(output),

@@ -168,6 +168,8 @@ def cancel(api: KfpApi, run_id: str, wait: bool, tracking_uri: str | None) -> No
 
     Its pods are ended. Its MLflow run is closed as killed where --tracking-uri or MLFLOW_TRACKING_URI names the server;
     without, it stays open. Finished steps stay in KFP's cache, and `vitalfuse retry` goes on from them.
+
+    Exit code: 0; 130 when interrupted, 124 when the server has not answered for five minutes.
     """
     from pipelines.cluster_view import Console, end_run
 

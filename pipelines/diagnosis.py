@@ -30,25 +30,29 @@ def _leave(step: str, task: PipelineTask) -> None:
 
 
 def build_pipeline(
-    configure: Configure = _leave,
+    configure: Configure | None = None,
     *,
     parallelism: int = PARALLELISM,
     shards: int = 1,
     shard_parallelism: int = PARALLELISM,
     on_cluster: bool = False,
+    source_digest: str | None = None,
 ) -> BaseComponent:
     """Build the pipeline.
 
     Args:
-        configure: Called with the name and the task of each step.
+        configure: Called with the name and the task of each step; None: tasks stay as they are.
         parallelism: Cross-validations that run at a time.
         shards: Parts into which ``ingest`` and ``preprocess`` divide the patients; 1: they are one task each.
         shard_parallelism: Shards that run at a time.
         on_cluster: Whether a task records in MLflow what the steps left; a runner on this machine does so itself.
+        source_digest: Digest of the sources' listing, from a runner on this machine; None: from the run's first task.
+            Local runs of KFP 2.17 give tasks in a loop the loop's item in place of another task's output.
 
     Returns:
         The pipeline, to be compiled or called.
     """
+    configure = configure or _leave
 
     @dsl.pipeline(name=NAME, description="A cohort in; a validated, trained, compared and registered model out.")
     def diagnosis(
@@ -107,18 +111,17 @@ def build_pipeline(
             # Never cached: it lists the sources as they are now.
             opened = open_run(settings=settings, mlflow_run_id=mlflow_run_id).set_caching_options(False)
             configure("open_run", opened)
+            sources = source_digest or opened.outputs["sources"]
 
             if shards == 1:
-                ingested = ingest(
-                    settings=ingest_settings, source_digest=opened.outputs["sources"], code_version=ingest_version
-                )
+                ingested = ingest(settings=ingest_settings, source_digest=sources, code_version=ingest_version)
                 configure("ingest", ingested)
             else:
                 with dsl.ParallelFor(shard_names(shards), parallelism=shard_parallelism) as shard:
                     part = ingest_shard(
                         settings=ingest_settings,
                         shard=shard,
-                        source_digest=opened.outputs["sources"],
+                        source_digest=sources,
                         code_version=ingest_version,
                     )
                     configure("ingest_shard", part)

@@ -238,7 +238,8 @@ def _from_status(error: server.ApiException, connection: Connection) -> Exceptio
             field="--token",
             remedy=f"Ask for the right in namespace {connection.namespace or 'of the server'}, or use another token",
         )
-    if 400 <= status < 500 and _is_page((error.headers or {}).get("content-type")):
+    # Proxies tell in HTML of other things as well.
+    if status in (404, 405) and _is_page((error.headers or {}).get("content-type")):
         return _web_page(connection)
     if 400 <= status < 500 and status not in _BUSY_STATUS:
         return RefusedError(status, message)

@@ -156,12 +156,14 @@ def run_local(
     Raises:
         InputError: A source, the MLflow store, Docker or an image can't be used; nothing has been run then.
     """
+    from components.common.evidence_key import evidence_key
     from components.ingest.locations import source_digest
     from components.validate.baseline import baseline_digest
 
     started = time.time()
-    digest = source_digest(settings.ingest)
+    digest = source_digest(settings.ingest, settings.workspace.absolute())
     baseline_digest(settings.validation)
+    evidence_key()
     store = tracking.prepare_store(settings)
     tracking.close_abandoned_runs(store)
     if in_containers:
@@ -191,6 +193,7 @@ def run_local(
             if in_containers
             else None,
             shards=settings.shards,
+            source_digest=digest,
         )
         child_environment = _child_environment(settings, store, run_folder, run_id, commit)
         # KFP leaves a temporary folder a step behind. In the workspace, sockets' paths could become too long.

@@ -37,6 +37,7 @@ class Plan(BaseModel):
         cache_root: Folder of KFP's local cache.
         containers: What the steps' containers get; None where steps are processes.
         shards: Parts into which ingest and preprocess divide the patients.
+        source_digest: Digest of the sources' listing.
     """
 
     arguments: dict[str, Any]
@@ -45,6 +46,7 @@ class Plan(BaseModel):
     cache_root: Path
     containers: Containers | None = None
     shards: int = 1
+    source_digest: str | None = None
 
 
 class _CacheHits(logging.Filter):
@@ -104,19 +106,20 @@ def run_plan(plan: Plan) -> None:
     root.setLevel(logging.INFO)
     root.addFilter(_CacheHits(plan))
     if plan.containers is None:
-        runner, pipeline = local.SubprocessRunner(use_venv=False), build_pipeline(shards=plan.shards)
+        runner, configure = local.SubprocessRunner(use_venv=False), None
     else:
         use_own_containers()
         # Docker would make it as root.
         plan.pipeline_root.mkdir(parents=True, exist_ok=True)
         runner = plan.containers.runner()
-        pipeline = build_pipeline(plan.containers.configure, shards=plan.shards)
+        configure = plan.containers.configure
     local.init(
         runner=runner,
         pipeline_root=str(plan.pipeline_root),
         enable_caching=True,
         cache_root=str(plan.cache_root),
     )
+    pipeline = build_pipeline(configure, shards=plan.shards, source_digest=plan.source_digest)
     pipeline(**plan.arguments)
 
 

@@ -103,7 +103,7 @@ def _param_names(params: dict[str, Any]) -> dict[str, Any]:
     """Return parameters under names that MLflow takes: settings hold labels of the user's as keys."""
     named: dict[str, Any] = {}
     for name, value in params.items():
-        taken = _REFUSED.sub("_", name)[:_NAME_LIMIT]
+        taken = _REFUSED.sub("_", name[:_NAME_LIMIT])
         while taken in named:
             taken += "_"
         named[taken] = value

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO
 
+from components.common import environment
 from components.common.files import atomic_file
 from components.ingest.s3_errors import s3_errors
 from components.ingest.settings import IngestSettings, PhysioNet2012Source
@@ -49,13 +50,14 @@ class ListedFile:
     key: str = ""
 
 
-def list_location(location: str) -> list[ListedFile]:
+def list_location(location: str, workspace: Path | None = None) -> list[ListedFile]:
     """List the files of a location, in name order, without reading them.
 
-    Files whose own names begin with a dot are left out.
+    Files whose own names begin with a dot are left out, and the workspace of the run where it lies in the location.
 
     Args:
         location: A local file or folder, or ``s3://bucket/prefix``.
+        workspace: The workspace; None: that of the run to which this process belongs, where it belongs to one.
 
     Returns:
         At least one file.
@@ -64,25 +66,39 @@ def list_location(location: str) -> list[ListedFile]:
         InputError: Nothing is there, the store refuses it, or a name can't be used.
         StoreError: The store failed.
     """
-    listed = _list_s3(location) if location.startswith(_S3) else _list_local(location)
+    listed = _list_s3(location) if location.startswith(_S3) else _list_local(location, workspace or _own_workspace())
     if not listed:
         raise InputError("is not there, or is empty", file=location, remedy=_NOT_THERE)
     return sorted(listed, key=lambda entry: entry.name)
 
 
-def _list_local(location: str) -> list[ListedFile]:
+def _own_workspace() -> Path | None:
+    run_folder = os.environ.get(environment.RUN_FOLDER)
+    return Path(run_folder).parents[1] if run_folder else None
+
+
+def _list_local(location: str, workspace: Path | None) -> list[ListedFile]:
     root = Path(location)
     if root.is_file():
         paths = [(root.name, root)]
     else:
         paths = [(path.relative_to(root).as_posix(), path) for path in root.rglob("*") if path.is_file()]
-    paths = [(name, path) for name, path in paths if not _is_hidden(name)]
+    inside = _name_below(root, workspace)
+    paths = [(name, path) for name, path in paths if not (_is_hidden(name) or (inside and name.startswith(inside)))]
     _check_encoding(location, [name for name, _ in paths])
     return [
         ListedFile(name=name, size=status.st_size, stamp=str(status.st_mtime_ns))
         for name, path in paths
         for status in [path.stat()]
     ]
+
+
+def _name_below(root: Path, workspace: Path | None) -> str:
+    """Return how the names of a workspace's files begin in a folder; nothing where it is not below it."""
+    if workspace is None:
+        return ""
+    root, workspace = root.resolve(), workspace.resolve()
+    return f"{workspace.relative_to(root).as_posix()}/" if root in workspace.parents else ""
 
 
 def _is_hidden(name: str) -> bool:
@@ -153,6 +169,7 @@ class SourceFiles:
 
     Attributes:
         name: The last part of the location.
+        listed: The files in the order of the listing.
         names: Names of all files below it, in the order of their folders and names.
         single: Whether the location is one file.
 
@@ -164,7 +181,9 @@ class SourceFiles:
     def __init__(self, location: str, stack: ExitStack) -> None:
         self.location = location
         self._stack = stack
-        self._listed = {entry.name: entry for entry in list_location(location)}
+        self.listed = list_location(location)
+        self._listed = {entry.name: entry for entry in self.listed}
+        self._used: set[str] = set()
         self._remote = location.startswith(_S3)
         self._copy: Path | None = None
         self.names = sorted(self._listed, key=lambda name: name.split("/"))
@@ -174,22 +193,18 @@ class SourceFiles:
         else:
             self.single = Path(location).is_file()
 
-    @property
-    def listed(self) -> Iterable[ListedFile]:
-        """The files in the order of the listing."""
-        return self._listed.values()
-
     def check_unchanged(self) -> None:
-        """Make sure that what was read is what was listed; files that came since were not read.
+        """Make sure that what was read is what was listed; other files may come and go.
 
         Raises:
             InputError: A file was written or removed since it was listed.
             StoreError: The store failed.
         """
-        same = sum(self._listed.get(entry.name) == entry for entry in list_location(self.location))
-        if same < len(self._listed):
+        now = {entry for entry in list_location(self.location) if entry.name in self._used}
+        changed = len({self._listed[name] for name in self._used} - now)
+        if changed:
             raise InputError(
-                f"{len(self._listed) - same} of {len(self._listed)} files were written or removed while they were read",
+                f"{changed} of {len(self._used)} files were written or removed while they were read",
                 file=self.location,
                 remedy=CHANGED_REMEDY,
             )
@@ -238,6 +253,7 @@ class SourceFiles:
             InputError: The store refuses an object.
             StoreError: The store failed.
         """
+        self._used.update(names)
         if not self._remote:
             root = Path(self.location)
             return [root if self.single else root / name for name in names]
@@ -269,6 +285,7 @@ class SourceFiles:
         import boto3
         import smart_open.s3
 
+        self._used.add(name)
         bucket, key = _split_s3(self.location)[0], self._listed[name].key
         with _reading(self.location):
             return io.BufferedReader(
@@ -396,13 +413,14 @@ def all_locations(settings: IngestSettings) -> list[str]:
     return locations + ([settings.labels.file] if settings.labels else [])
 
 
-def source_digest(settings: IngestSettings) -> str:
+def source_digest(settings: IngestSettings, workspace: Path | None = None) -> str:
     """Return a digest of the listing of all sources: names, sizes, and times or etags.
 
     It reads no file, so it is quick, and changes whenever a file is added, removed or written.
 
     Args:
         settings: Section ``ingest``.
+        workspace: As for ``list_location``.
 
     Returns:
         SHA-256, hexadecimal.
@@ -411,7 +429,7 @@ def source_digest(settings: IngestSettings) -> str:
         InputError: A source is not there, or can't be listed.
         StoreError: A store failed.
     """
-    return _digest((location, list_location(location)) for location in all_locations(settings))
+    return _digest((location, list_location(location, workspace)) for location in all_locations(settings))
 
 
 def opened_digest(files: Iterable[SourceFiles]) -> str:

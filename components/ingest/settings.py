@@ -21,7 +21,7 @@ TimeZone = Annotated[str, AfterValidator(_known_time_zone)]
 
 
 def _without_credentials(location: str) -> str:
-    if location.startswith("s3://") and holds_credentials(location):
+    if location.startswith("s3://") and holds_credentials(location) and not location.startswith("s3://arn:"):
         raise ValueError("holds credentials; leave them to the environment, as AWS_ACCESS_KEY_ID has them")
     return location
 

@@ -109,7 +109,7 @@ def _would_replace(model: str, location: str) -> InputError:
 
 
 def check_target(location: str, inputs: Sequence[str]) -> None:
-    """Look whether the folder can be written and holds nothing but an earlier model, before hours of fitting.
+    """Look whether the place can be written, and a folder holds nothing but an earlier model, before hours of fitting.
 
     Args:
         location: A path, or ``s3://bucket/prefix``.

@@ -19,7 +19,7 @@ from typing import Any
 
 from kfp import components, local
 from kfp.local import status, subprocess_task_handler, task_dispatcher
-from kfp.local.orchestrator import task_executor
+from kfp.local.orchestrator import task_executor, task_spec_utils
 
 
 class Executor:
@@ -32,12 +32,22 @@ class Executor:
         self._here = threading.local()
         self._run_task = task_executor.execute_single_task
         self._run_attempt = task_dispatcher.run_single_task_implementation
+        self._iteration = task_spec_utils.create_parameter_loop_iteration_task_spec
 
     def install(self) -> None:
         """Put the hooks in place."""
         task_executor.execute_single_task = self.run_task
         task_dispatcher.run_single_task_implementation = self.run_attempt
         subprocess_task_handler.run_local_subprocess = self.run_process
+        task_spec_utils.create_parameter_loop_iteration_task_spec = self.iteration
+
+    def iteration(self, original: Any, item: Any, loop: str) -> Any:
+        """Return a loop's task for one item. On a cluster, outputs of other tasks are not replaced by the item."""
+        made = self._iteration(original, item, loop)
+        for name, given in original.inputs.parameters.items():
+            if given.HasField("task_output_parameter"):
+                made.inputs.parameters[name].CopyFrom(given)
+        return made
 
     def run_task(self, task_name: str, pipeline_resource_name: str, **arguments: Any) -> tuple[dict, status.Status]:
         """Run one task, unless an earlier attempt at this run has done so."""

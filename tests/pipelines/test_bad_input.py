@@ -332,6 +332,12 @@ def no_credentials(project, monkeypatch):
     monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
 
 
+def test_a_short_key_of_the_evidence(project, vitalfuse, monkeypatch):
+    monkeypatch.setenv("VITALFUSE_EVIDENCE_KEY", "short")
+    result = vitalfuse("run", "--config", "settings.yaml")
+    _is_told_before_any_step(project, result, "VITALFUSE_EVIDENCE_KEY", "too short", "openssl rand")
+
+
 def test_credentials_in_the_address_of_a_source_are_refused_and_not_repeated(project, vitalfuse):
     result = vitalfuse(
         "run", "--config", "settings.yaml", "--set", "ingest.sources.0.path=s3://AKIA:hush/2@ward/export"

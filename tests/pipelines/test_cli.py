@@ -136,7 +136,9 @@ def test_output_below_a_file_is_told_without_a_traceback(project, vitalfuse):
         result = vitalfuse(*command, "--output", "settings.yaml/pipeline.yaml")
         assert result.exit_code == 2, result.output
         (line,) = result.stderr.splitlines()
-        assert line.startswith("vitalfuse: settings.yaml/pipeline.yaml, field --output: can't be written (its folder")
+        assert line.startswith(
+            "vitalfuse: settings.yaml/pipeline.yaml, field --output: can't be written (settings.yaml is a file)"
+        )
 
 
 def test_generate_writes_what_ingest_reads(project, vitalfuse):

@@ -217,6 +217,14 @@ def test_a_page_that_is_not_found_means_a_wrong_address(server, submitted):
     _refused(submitted(server, "submit"), "--host", "answers with a web page, not with the KFP API", "/pipeline")
 
 
+@pytest.mark.parametrize(("status", "code"), [(408, 1), (429, 1), (413, 2)])
+def test_what_a_proxy_says_in_html_is_no_wrong_address(server, submitted, status, code):
+    server.faults.order("POST", UPLOAD, status=status, body="<html>too much</html>", content_type="text/html")
+    result = submitted(server, "submit")
+    _refused(result, str(status), "too much", code=code)
+    assert "--host" not in result.stderr
+
+
 def test_a_session_that_is_over_ends_the_wait(tmp_path, submitted):
     page = {"status": 200, "body": "<html>Log in</html>", "content_type": "text/html; charset=utf-8"}
     with _serve(tmp_path, [{"kind": "started", "task": "open-run"}, 30.0]) as server:

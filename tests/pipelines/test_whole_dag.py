@@ -332,3 +332,12 @@ def test_shards_give_the_same_results_and_are_cached_too(tiny):
     again = _run(folder, "--set", "shards=3")
     for step in [*sharded, "merge_cohort", "merge_features", "register"]:
         assert f"{step}: cached" in again.stdout
+    # Another time of the source is another source, for each shard too.
+    patients = folder / "source" / "patients.csv"
+    times = patients.stat()
+    os.utime(patients)
+    touched = _run(folder, "--set", "shards=3")
+    os.utime(patients, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert touched.returncode == 0, touched.stdout + touched.stderr
+    for step in sharded[:3]:
+        assert f"{step}: done" in touched.stdout

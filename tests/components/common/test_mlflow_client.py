@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from components.common import parent_run
@@ -67,6 +67,7 @@ def test_runs_are_created_with_a_tag_of_their_request(store):
     assert not may_repeat(client)
 
 
+@example({"a" * 239 + "/bbb": 1, "a" * 300: 2, "a" * 299 + "b": 3})
 @given(st.dictionaries(st.text(min_size=1), st.integers(), max_size=5))
 def test_parameters_get_names_that_mlflow_takes(params):
     from mlflow.utils.validation import _validate_param_name

@@ -314,3 +314,35 @@ def test_digest_of_a_folder_follows_names_sizes_and_times(tmp_path):
     assert len(digests) == 4
     (folder / ".hidden").write_text("1")
     assert [entry.name for entry in list_location(str(folder))] == ["a.csv", "b.csv"]
+
+
+def test_the_runs_own_workspace_is_no_part_of_a_source_around_it(tmp_path, monkeypatch):
+    (tmp_path / "patients.csv").write_text("id\n1\n")
+    (tmp_path / "workspaces.csv").write_text("id\n1\n")
+    run_folder = tmp_path / "workspace" / "runs" / "1"
+    run_folder.mkdir(parents=True)
+    (run_folder / "events.jsonl").write_text("{}\n")
+    assert [entry.name for entry in list_location(str(tmp_path))][-1] == "workspaces.csv"
+    assert len(list_location(str(tmp_path))) == 3
+    settings = IngestSettings.model_validate({"name": "x", "sources": [{"format": "export", "path": str(tmp_path)}]})
+    before = source_digest(settings, tmp_path / "workspace")
+    monkeypatch.setenv("VITALFUSE_RUN_FOLDER", str(run_folder))
+    (run_folder / "events.jsonl").write_text("{}\n{}\n")
+    assert [entry.name for entry in list_location(str(tmp_path))] == ["patients.csv", "workspaces.csv"]
+    assert source_digest(settings) == before
+
+
+def test_only_files_that_were_read_have_to_stay_as_they_are(tmp_path):
+    for name in ("read.csv", "opened.csv", "left.csv"):
+        (tmp_path / name).write_text("id\n1\n")
+    with ExitStack() as stack:
+        files = SourceFiles(str(tmp_path), stack)
+        files.path("read.csv")
+        files.open("opened.csv").close()
+        (tmp_path / "left.csv").unlink()
+        (tmp_path / "new.csv").touch()
+        files.check_unchanged()
+        (tmp_path / "opened.csv").unlink()
+        os.utime(tmp_path / "read.csv", ns=(1, 1))
+        with pytest.raises(InputError, match="2 of 2 files were written or removed"):
+            files.check_unchanged()
