@@ -1,7 +1,5 @@
 """`vitalfuse runs`, `logs`, `cancel`, `retry` and `schedule` against a server that speaks KFP's API."""
 
-import time
-
 import pytest
 from mlflow.exceptions import MlflowException
 
@@ -9,6 +7,7 @@ from pipelines.tracking import open_client
 from tests.kfp_server import scripts
 from tests.kfp_server.execution import ScriptedExecution
 from tests.kfp_server.server import KfpServer
+from tests.pipelines.interrupted import Interrupted
 
 SCHEDULES = "/apis/v2beta1/recurringruns"
 UNKNOWN = "11111111-2222-3333-4444-555555555555"
@@ -141,16 +140,6 @@ def test_cancel_ends_the_run_and_closes_the_mlflow_run(serve, submitted, trackin
     assert _parent(tracking_uri).info.status == "KILLED"
     _refused(submitted(server, "cancel", run_id), "has ended already (CANCELED)")
     _refused(submitted(server, "cancel", UNKNOWN), "there is no run")
-
-
-class Interrupted:
-    """A clock at which somebody waits, until he presses Ctrl-C."""
-
-    monotonic, time = staticmethod(time.monotonic), staticmethod(time.time)
-
-    @staticmethod
-    def sleep(seconds):
-        raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(("name", "value", "code"), [("time", Interrupted, 130), ("PATIENCE_SECONDS", 0, 124)])

@@ -12,6 +12,7 @@ import yaml
 from data_schemas.errors import InputError
 from pipelines.deploy import CONTAINER, Release, apply, find_release, render, to_yaml
 from pipelines.settings import CONFIGS, Settings, load_settings
+from tests.pipelines.authority import AUTHORITY, check_authority
 from tests.pipelines.fake_kubernetes import FakeCluster, fake_kubernetes
 
 RELEASE = Release(
@@ -115,18 +116,9 @@ def test_the_pod_may_do_next_to_nothing():
     assert container["livenessProbe"]["httpGet"] == {"path": "/v2/health/live", "port": 8080}
 
 
-AUTHORITY = "cluster.ca_certificates={config_map: hospital-ca, key: hospital.pem}"
-
-
 def test_the_pods_trust_the_hospitals_own_authority():
     predictor, container = rendered(AUTHORITY)
-    (volume,) = [item for item in predictor["volumes"] if "configMap" in item]
-    assert volume["configMap"] == {"name": "hospital-ca"}
-    (mount,) = [item for item in container["volumeMounts"] if item["name"] == volume["name"]]
-    assert mount["readOnly"] is True
-    file = f"{mount['mountPath']}/hospital.pem"
-    found = {item["name"]: item.get("value") for item in container["env"]}
-    assert {found[name] for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")} == {file}
+    check_authority(predictor, container)
 
 
 def test_secrets_are_named_and_never_written(monkeypatch):

@@ -18,6 +18,7 @@ from tests.kfp_server import scripts
 from tests.kfp_server.execution import ScriptedExecution
 from tests.kfp_server.server import KfpServer
 from tests.mlflow_server import MlflowServer
+from tests.pipelines.interrupted import Interrupted
 from training.names import MODEL_NAMES
 
 RUNS = "/apis/v2beta1/runs"
@@ -656,13 +657,6 @@ def test_wait_has_an_end(tmp_path, submitted, tracking_uri):
 
 
 def test_ctrl_c_stops_watching_and_leaves_the_run(tmp_path, submitted, monkeypatch):
-    class Interrupted:
-        monotonic, time = staticmethod(time.monotonic), staticmethod(time.time)
-
-        @staticmethod
-        def sleep(seconds):
-            raise KeyboardInterrupt
-
     with _serve(tmp_path, [{"kind": "started", "task": "open-run"}, 30.0]) as server:
         monkeypatch.setattr("pipelines.run_states.time", Interrupted)
         result = submitted(server, "submit", "--wait")

@@ -15,6 +15,7 @@ from pipelines.cli import main
 from pipelines.deploy import apply, to_yaml
 from pipelines.settings import CONFIGS, load_settings
 from pipelines.train_job import JOBSET_LABEL, render
+from tests.pipelines.authority import AUTHORITY, check_authority
 from tests.pipelines.fake_kubernetes import fake_kubernetes
 from training.addresses import pod_addresses, pod_tf_config
 
@@ -169,18 +170,9 @@ def test_the_pods_may_do_next_to_nothing():
     assert "NetworkPolicy" not in rendered("train_job.network_policy=false")
 
 
-AUTHORITY = "cluster.ca_certificates={config_map: hospital-ca, key: hospital.pem}"
-
-
 def test_the_pods_trust_the_hospitals_own_authority():
     predictor, container = pod(rendered(AUTHORITY))
-    (volume,) = [item for item in predictor["volumes"] if "configMap" in item]
-    assert volume["configMap"] == {"name": "hospital-ca"}
-    (mount,) = [item for item in container["volumeMounts"] if item["name"] == volume["name"]]
-    assert mount["readOnly"] is True
-    file = f"{mount['mountPath']}/hospital.pem"
-    found = {item["name"]: item.get("value") for item in container["env"]}
-    assert {found[name] for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")} == {file}
+    check_authority(predictor, container)
 
 
 def test_secrets_are_named_and_never_written(monkeypatch):
